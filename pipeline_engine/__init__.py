@@ -1,0 +1,141 @@
+"""Run documents through DAGs of LLM steps: each step starts the instant its own inputs are ready."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline_engine.declare import Drop, Model, Pipeline, Policy, Retry, Role, Step, Timeout, use
+    from pipeline_engine.documents import Chunk, chunk_text
+    from pipeline_engine.errors import (
+        DocumentError,
+        DuplicateDocumentError,
+        EngineClosedError,
+        InputError,
+        OutputError,
+        PipelineEngineError,
+        PlanError,
+        ProviderError,
+        RateLimitError,
+        RejectedError,
+        RunError,
+        StepCodeError,
+        StepError,
+        StepTimeoutError,
+        UnavailableError,
+    )
+    from pipeline_engine.plan import Plan, compile_pipeline
+    from pipeline_engine.report import Trace
+    from pipeline_engine.run import (
+        BatchResult,
+        Document,
+        Engine,
+        Runner,
+        RunResult,
+        iter_batch,
+        iter_batch_async,
+        run_batch,
+        run_batch_async,
+        run_pipeline,
+        run_pipeline_async,
+    )
+    from pipeline_engine.values import (
+        Call,
+        Completed,
+        Completion,
+        CompletionModel,
+        Dropped,
+        Failed,
+        File,
+        Image,
+        Message,
+        Problem,
+        Request,
+        Skipped,
+        StepContext,
+        Stopped,
+        Text,
+        Usage,
+        current_step,
+    )
+
+# Importing the package loads nothing else; each name brings its own room when it is first used.
+_ROOMS = {
+    "declare": ["Drop", "Model", "Pipeline", "Policy", "Retry", "Role", "Step", "Timeout", "use"],
+    "documents": ["Chunk", "chunk_text"],
+    "errors": [
+        "DocumentError",
+        "DuplicateDocumentError",
+        "EngineClosedError",
+        "InputError",
+        "OutputError",
+        "PipelineEngineError",
+        "PlanError",
+        "ProviderError",
+        "RateLimitError",
+        "RejectedError",
+        "RunError",
+        "StepCodeError",
+        "StepError",
+        "StepTimeoutError",
+        "UnavailableError",
+    ],
+    "plan": ["Plan", "compile_pipeline"],
+    "report": ["Trace"],
+    "run": [
+        "BatchResult",
+        "Document",
+        "Engine",
+        "RunResult",
+        "Runner",
+        "iter_batch",
+        "iter_batch_async",
+        "run_batch",
+        "run_batch_async",
+        "run_pipeline",
+        "run_pipeline_async",
+    ],
+    "values": [
+        "Call",
+        "Completed",
+        "Completion",
+        "CompletionModel",
+        "Dropped",
+        "Failed",
+        "File",
+        "Image",
+        "Message",
+        "Problem",
+        "Request",
+        "Skipped",
+        "StepContext",
+        "Stopped",
+        "Text",
+        "Usage",
+        "current_step",
+    ],
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the names are texts, checked against the imports above by a test
+    *sorted(_ROOM_OF),
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pipeline-engine")
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

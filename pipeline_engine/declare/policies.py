@@ -1,0 +1,243 @@
+"""How to try: frozen descriptions of retries, timeouts and tolerated losses, and how they merge."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import Final, Literal
+
+__all__ = ["INHERIT", "Drop", "Inherit", "Policy", "Retry", "Timeout", "effective_policy"]
+
+
+class Inherit(Enum):
+    """The type of a policy field that was not given."""
+
+    INHERIT = "inherit"
+
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+
+INHERIT: Final = Inherit.INHERIT
+"""A field with this value takes what the pipeline, or else the engine, says."""
+
+RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try a step again after a transient failure.
+
+    Attempts are counted for each model or other candidate of a step. Only transient errors are
+    tried again: the library's own that say so, `ConnectionError` and `TimeoutError` of function
+    steps, and what `on` adds. A permanent error goes to the next candidate at once.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> retry = Retry(attempts=4, base_delay=1, max_delay=3)
+        >>> [retry.delay_before(attempt) for attempt in (1, 2, 3, 4)]
+        [0.0, 1.0, 2.0, 3.0]
+    """
+
+    attempts: int = 4
+    """All tries, the first one included."""
+    strategy: Literal["exponential", "linear", "constant"] = "exponential"
+    """How the delay grows: doubled, by one `base_delay` more, or not at all."""
+    base_delay: float = 1.0
+    """Seconds before the second attempt, without jitter."""
+    max_delay: float = 60.0
+    """The longest delay, in seconds."""
+    jitter: Literal["full", "equal", "decorrelated", "none"] = "full"
+    """How delays are spread, so that failed calls do not all come back at the same instant."""
+    on: RetryOn | None = None
+    """Further errors to try again: exception types, or a predicate over the exception."""
+    on_retry: Callable[[int, Exception], None | Awaitable[None]] | None = None
+    """Called with the attempt that failed and its error before each retry; its own errors are logged."""
+    repair: int = 2
+    """How often a model is told what is wrong with its reply and asked again."""
+    max_throttled: int = 20
+    """How many refusals for rate a step bears; they spend no attempt."""
+
+    def __post_init__(self) -> None:
+        _require(self.attempts >= 1, f"Retry(attempts={self.attempts}): at least the first try is needed.")
+        _require(self.base_delay >= 0, f"Retry(base_delay={self.base_delay}): a delay is not negative.")
+        _require(self.max_delay >= 0, f"Retry(max_delay={self.max_delay}): a delay is not negative.")
+        _require(self.repair >= 0, f"Retry(repair={self.repair}): use 0 for no repair.")
+        _require(self.max_throttled >= 0, f"Retry(max_throttled={self.max_throttled}): use 0 for none.")
+        strategies = ("exponential", "linear", "constant")
+        _require(self.strategy in strategies, f"Retry(strategy={self.strategy!r}): one of {strategies}.")
+        jitters = ("full", "equal", "decorrelated", "none")
+        _require(self.jitter in jitters, f"Retry(jitter={self.jitter!r}): one of {jitters}.")
+
+    def delay_before(self, attempt: int) -> float:
+        """Return the seconds to wait before `attempt`, without jitter.
+
+        Pure: the same policy and attempt always give the same number.
+
+        Args:
+            attempt: Counted from 1; the first attempt never waits.
+
+        Raises:
+            ValueError: If `attempt` is smaller than 1.
+        """
+        if attempt < 1:
+            raise ValueError(f"attempts are counted from 1, not from {attempt}.")
+        if attempt == 1:
+            return 0.0
+        if self.strategy == "exponential":
+            # Past 2**60 every delay is max_delay; without the cap a large exponent overflows a float.
+            growth = float(2 ** min(attempt - 2, 60))
+        elif self.strategy == "linear":
+            growth = float(attempt - 1)
+        else:
+            growth = 1.0
+        return min(self.max_delay, self.base_delay * growth)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Timeout:
+    """Bound how long a step may take, in seconds; fields that are not given are inherited.
+
+    `step` counts from the start of the first attempt and covers back-off, repairs and fallbacks.
+    `None` switches a timeout off. The tightest one wins, and the error says which one it was.
+
+    Raises:
+        ValueError: If a timeout is not positive.
+
+    Example:
+        >>> Timeout(attempt=60, step=300)
+        Timeout(attempt=60, step=300)
+    """
+
+    connect: float | Inherit | None = INHERIT
+    """To reach the provider."""
+    attempt: float | Inherit | None = INHERIT
+    """One try."""
+    step: float | Inherit | None = INHERIT
+    """All tries together."""
+
+    def __post_init__(self) -> None:
+        for name, value in self._given():
+            if value is not None:
+                _require(value > 0, f"Timeout({name}={value}): a timeout is positive; None switches it off.")
+
+    def _given(self) -> list[tuple[str, float | None]]:
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return [(name, value) for name, value in pairs if not isinstance(value, Inherit)]
+
+    def __repr__(self) -> str:
+        return f"Timeout({', '.join(f'{name}={value}' for name, value in self._given())})"
+
+    def over(self, base: Timeout) -> Timeout:
+        """Return `base` with the fields given here in place of its own."""
+        return replace(base, **dict(self._given()))
+
+    def seconds(self, which: Literal["connect", "attempt", "step"]) -> float | None:
+        """Return one timeout's length; None if nothing bounds it."""
+        value: float | Inherit | None = getattr(self, which)
+        return None if isinstance(value, Inherit) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Say how steps are tried: on a pipeline as the default of its steps, on a step for itself.
+
+    A field that is not given is inherited; `None` switches it off. `retry` reaches llm steps only:
+    whether a function may be repeated is for the function's own `retry=` to say.
+
+    Example:
+        >>> Policy(retry=Retry(attempts=2), timeout=30).timeout
+        Timeout(attempt=30)
+    """
+
+    retry: Retry | Inherit | None = INHERIT
+    """When and how often to try again."""
+    timeout: Timeout | Inherit | None = INHERIT
+    """How long it may take; a plain number is the attempt's timeout in seconds."""
+
+    def __init__(
+        self,
+        *,
+        retry: Retry | Inherit | None = INHERIT,
+        timeout: Timeout | float | Inherit | None = INHERIT,
+    ) -> None:
+        if isinstance(timeout, int | float):
+            timeout = Timeout(attempt=timeout)
+        if not isinstance(retry, Retry | Inherit | None):
+            raise TypeError(f"retry= takes a Retry(…) or None, not {retry!r}.")
+        if not isinstance(timeout, Timeout | Inherit | None):
+            raise TypeError(f"timeout= takes a Timeout(…), seconds, or None, not {timeout!r}.")
+        object.__setattr__(self, "retry", retry)
+        object.__setattr__(self, "timeout", timeout)
+
+    def over(self, base: Policy) -> Policy:
+        """Return `base` with the fields given here in place of its own; `Timeout` merges field by field."""
+        retry = base.retry if isinstance(self.retry, Inherit) else self.retry
+        if isinstance(self.timeout, Inherit):
+            timeout = base.timeout
+        elif isinstance(self.timeout, Timeout) and isinstance(base.timeout, Timeout):
+            timeout = self.timeout.over(base.timeout)
+        else:
+            timeout = self.timeout
+        return Policy(retry=retry, timeout=timeout)
+
+
+_NO_TIMEOUT = Timeout(connect=None, attempt=None, step=None)
+_ONCE = Retry(attempts=1)
+_LLM_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300, step=None))
+_FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT)
+
+
+def effective_policy(kind: Literal["llm", "function"], layers: list[Policy]) -> tuple[Retry, Timeout]:
+    """Merge the policies that apply to one step, outermost first, over the engine's own defaults.
+
+    Example:
+        >>> retry, timeout = effective_policy("llm", [Policy(timeout=60)])
+        >>> retry.attempts, timeout
+        (4, Timeout(connect=10, attempt=60, step=None))
+    """
+    merged = _LLM_DEFAULT if kind == "llm" else _FUNCTION_DEFAULT
+    *outer, own = layers
+    for layer in outer:
+        # The engine cannot know whether a function may be repeated: only its own retry= says so.
+        merged = (layer if kind == "llm" else Policy(timeout=layer.timeout)).over(merged)
+    merged = own.over(merged)
+    retry = merged.retry if isinstance(merged.retry, Retry) else Retry(attempts=1, repair=0, max_throttled=0)
+    timeout = merged.timeout if isinstance(merged.timeout, Timeout) else _NO_TIMEOUT
+    return retry, timeout.over(_NO_TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Go on without a few failed items of a mapped step.
+
+    Raises:
+        ValueError: If `at_most` is negative, or a share above 1.
+
+    Example:
+        >>> Drop(at_most=0.1).allowance(25), Drop(at_most=3).allowance(25)
+        (2, 3)
+    """
+
+    at_most: float | int
+    """A share of the items as a float, or their number as an int."""
+
+    def __post_init__(self) -> None:
+        _require(self.at_most >= 0, f"Drop(at_most={self.at_most}): it is not negative.")
+        is_share = isinstance(self.at_most, float)
+        _require(
+            not is_share or self.at_most <= 1,
+            f"Drop(at_most={self.at_most}): a share is at most 1.0; give an int for a number of items.",
+        )
+
+    def allowance(self, width: int) -> int:
+        """Return how many of `width` items may be lost."""
+        return int(self.at_most * width) if isinstance(self.at_most, float) else self.at_most

@@ -1,0 +1,150 @@
+"""What a step's output must be: validation, the schema that a model is given, the parsing of its reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+
+from pipeline_engine.plan.types import type_name
+
+__all__ = ["Output", "OutputTypes", "UnusableTypeError", "reasons_of"]
+
+_FENCED = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+
+
+class UnusableTypeError(TypeError):
+    """Raised when pydantic cannot validate a type, or cannot describe it to a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Know one output type: how to validate a value, and how to ask a model for one."""
+
+    type: Any
+    """The declared type."""
+    validate: Callable[[Any], Any] | None = field(repr=False)
+    """Returns the validated value; None if any value will do."""
+    validate_strictly: Callable[[Any], Any] | None = field(repr=False)
+    """The same without any conversion, for values that the pipeline itself declares."""
+    schema: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The JSON schema that a model's reply must fit; None for plain text."""
+    parse: Callable[[str], Any] | None = field(default=None, repr=False)
+    """Returns the output from a model's reply; None for plain text."""
+
+    @property
+    def name(self) -> str:
+        """The type as a user would write it."""
+        return type_name(self.type)
+
+
+def _parser(adapter: TypeAdapter[Any], *, is_wrapped: bool) -> Callable[[str], Any]:
+    def parse(reply: str) -> Any:
+        # Some models put JSON into a Markdown fence although they were given a schema.
+        fenced = _FENCED.match(reply)
+        value = adapter.validate_json(fenced[1] if fenced else reply)
+        return value.value if is_wrapped else value
+
+    return parse
+
+
+@dataclass(slots=True)
+class OutputTypes:
+    """Make each type's validator once: building one costs as much as running thousands of them."""
+
+    _outputs: dict[Any, Output] = field(default_factory=dict)
+    _replies: dict[Any, Output] = field(default_factory=dict)
+
+    def of_function(self, kind: Any) -> Output:
+        """Return how to validate what a function returns, or what a run is given.
+
+        Raises:
+            UnusableTypeError: If pydantic cannot validate the type.
+        """
+        return self._cached(self._outputs, kind, self._make_output)
+
+    def of_model(self, kind: Any) -> Output:
+        """Return how to ask a model for a value of this type.
+
+        Raises:
+            UnusableTypeError: If the type has no JSON schema.
+        """
+        return self._cached(self._replies, kind, self._make_reply)
+
+    @staticmethod
+    def _cached(cache: dict[Any, Output], kind: Any, make: Callable[[Any], Output]) -> Output:
+        try:
+            # Literal[1] and Literal[True] are equal to each other as list items: the text tells them apart.
+            key = (kind, repr(kind))
+            found = cache.get(key)
+        except TypeError:  # an annotation may hold unhashable metadata
+            return make(kind)
+        if found is None:
+            found = cache[key] = make(kind)
+        return found
+
+    def _make_output(self, kind: Any) -> Output:
+        if kind is Any or kind is object:
+            return Output(kind, None, None)
+        adapter = _adapter(kind)
+
+        def validate_strictly(value: Any) -> Any:
+            return adapter.validate_python(value, strict=True)
+
+        return Output(kind, adapter.validator.validate_python, validate_strictly)
+
+    def _make_reply(self, kind: Any) -> Output:
+        plain = self.of_function(kind)
+        if kind is str or kind is Any:
+            return plain
+        adapter = _adapter(kind)
+        try:
+            schema = adapter.json_schema()
+        except PydanticUserError as error:
+            raise UnusableTypeError(f"cannot be described to a model: {_first_line(error)}") from error
+        is_wrapped = schema.get("type") != "object" and "$ref" not in schema
+        if is_wrapped:
+            # Providers' schema modes ask for an object at the root.
+            wrapper = create_model("Output", __config__=ConfigDict(extra="forbid"), value=(kind, ...))
+            adapter, schema = TypeAdapter(wrapper), wrapper.model_json_schema()
+        return Output(
+            kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, is_wrapped=is_wrapped)
+        )
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind)
+    except PydanticSchemaGenerationError:
+        pass  # not pydantic's own kind of type: an isinstance check will do
+    except (PydanticUserError, NameError) as error:
+        raise UnusableTypeError(f"cannot be validated: {_first_line(error)}") from error
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise UnusableTypeError(f"cannot be validated: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def reasons_of(error: ValidationError) -> tuple[str, ...]:
+    """Return what is wrong with a value, one sentence each, without the value itself.
+
+    Example:
+        >>> try:
+        ...     TypeAdapter(list[int]).validate_json('[1, "a"]')
+        ... except ValidationError as error:
+        ...     reasons_of(error)
+        ('1: Input should be a valid integer, unable to parse string as an integer',)
+    """
+    reasons = []
+    for detail in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join(str(part) for part in detail["loc"])
+        reasons.append(f"{place}: {detail['msg']}" if place else detail["msg"])
+    return tuple(reasons)

@@ -1,0 +1,27 @@
+"""Draw what happened: a run's records as spans, its bounds, a waterfall, a page. Reads records only."""
+
+from pipeline_engine.report.batch import BatchTrace, ErrorGroup, SlowDocument, StepTotals, Totals
+from pipeline_engine.report.bounds import Bounds
+from pipeline_engine.report.dag import StepFigures, draw_dag_svg
+from pipeline_engine.report.html import render_html
+from pipeline_engine.report.spans import OutcomeName, Segment, SegmentKind, Span
+from pipeline_engine.report.trace import Trace
+from pipeline_engine.report.waterfall import draw_waterfall
+
+__all__ = [
+    "BatchTrace",
+    "Bounds",
+    "ErrorGroup",
+    "OutcomeName",
+    "Segment",
+    "SegmentKind",
+    "SlowDocument",
+    "Span",
+    "StepFigures",
+    "StepTotals",
+    "Totals",
+    "Trace",
+    "draw_dag_svg",
+    "draw_waterfall",
+    "render_html",
+]

@@ -1,0 +1,269 @@
+"""Many runs as totals: fed with one trace at a time, in memory that grows with the steps, not the documents."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+from pipeline_engine.report.spans import WAIT_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline_engine.report.spans import SegmentKind, Span
+    from pipeline_engine.report.trace import Trace
+
+__all__ = ["BatchTrace", "ErrorGroup", "SlowDocument", "StepTotals", "Totals"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Add up one step over many documents; of a mapped step, its items."""
+
+    step: str
+    """The step's name."""
+    count: int
+    """How many steps or items were settled."""
+    completed: int
+    """How many have an output, fallbacks included."""
+    failed: int
+    """How many failed."""
+    dropped: int
+    """How many items failed and were done without."""
+    skipped: int
+    """How many did not run."""
+    stopped: int
+    """How many were ended from outside."""
+    attempts: int
+    """How many attempts were started."""
+    retries: int
+    """How many of them were not the first one."""
+    total: float
+    """Seconds from ready to outcome, added up."""
+    mean: float
+    """The mean of these seconds over those that were ready."""
+    p50: float
+    """Half of them took no longer; exact up to the size of the sample."""
+    p95: float
+    """95 in a hundred took no longer; exact up to the size of the sample."""
+    max: float
+    """The longest of them."""
+    waits: Mapping[SegmentKind, float]
+    """Seconds spent waiting, by what for."""
+    input_tokens: int
+    """Tokens sent, as far as they are known."""
+    output_tokens: int
+    """Tokens received, as far as they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Count the errors of one kind at one step."""
+
+    step: str
+    """The step that failed."""
+    kind: str
+    """The error's class name, or a provider error's kind."""
+    count: int
+    """How often."""
+    example: str
+    """The first of them, on one line, safe to print."""
+    document: str
+    """The key of the document that had it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowDocument:
+    """Name a document that took long."""
+
+    document: str
+    """Its key."""
+    makespan: float
+    """The seconds that its run took."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTrace:
+    """Hold the totals of many runs."""
+
+    documents: Mapping[str, int]
+    """How many runs ended with each status."""
+    steps: tuple[StepTotals, ...]
+    """The totals of each step, in the outline's order."""
+    waits: Mapping[SegmentKind, float]
+    """Seconds spent waiting in all runs together, by what for."""
+    input_tokens: int
+    """Tokens sent, as far as they are known."""
+    output_tokens: int
+    """Tokens received, as far as they are known."""
+    slowest: tuple[SlowDocument, ...]
+    """The documents that took longest, slowest first."""
+    errors: tuple[ErrorGroup, ...]
+    """What failed, commonest first."""
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """Return a row per step: its counts, its seconds and its tokens, under plain names."""
+        return [
+            {
+                "step": step.step,
+                "count": step.count,
+                "completed": step.completed,
+                "failed": step.failed + step.dropped,
+                "skipped": step.skipped,
+                "retries": step.retries,
+                "total": step.total,
+                "mean": step.mean,
+                "p50": step.p50,
+                "p95": step.p95,
+                "max": step.max,
+                **{f"{kind}_wait": step.waits[kind] for kind in WAIT_KINDS},
+                "input_tokens": step.input_tokens,
+                "output_tokens": step.output_tokens,
+            }
+            for step in self.steps
+        ]
+
+
+class Totals:
+    """Take in one finished trace after the other, and keep only totals.
+
+    The same traces in the same order always give the same totals: which durations the sample keeps is
+    drawn with a fixed seed.
+
+    Example:
+        >>> totals = Totals()
+        >>> totals.result().documents
+        {}
+    """
+
+    def __init__(self, *, max_samples: int = 1000, max_slowest: int = 100) -> None:
+        self._max_samples = max_samples
+        self._max_slowest = max_slowest
+        self._documents: Counter[str] = Counter()
+        self._steps: dict[str, _StepSums] = {}
+        self._slowest: list[tuple[float, int, str]] = []
+        self._errors: dict[tuple[str, str], _ErrorSums] = {}
+        self._count = 0
+
+    def add(self, trace: Trace) -> None:
+        """Take in the trace of one run; it is not kept."""
+        self._count += 1
+        self._documents[trace.status or "running"] += 1
+        # Of two equally slow documents the earlier one stays: the heap drops the later one first.
+        entry = (trace.makespan, -self._count, trace.document)
+        if len(self._slowest) < self._max_slowest:
+            heapq.heappush(self._slowest, entry)
+        elif self._slowest:
+            heapq.heappushpop(self._slowest, entry)
+        for step in trace.outline.steps:
+            if step.name not in self._steps:
+                self._steps[step.name] = _StepSums(step.name, self._max_samples)
+        for span in trace.spans:
+            # A mapped step is its items; one that never had any counts as itself, as skipped or failed.
+            if not trace.items(span.step) or span.item is not None:
+                self._step(span.step).add(span)
+            if span.error is not None and not (span.is_mapped and trace.items(span.step)):
+                key = (span.step, span.error_kind or "")
+                group = self._errors.setdefault(key, _ErrorSums(span.error, trace.document))
+                group.count += 1
+
+    def result(self) -> BatchTrace:
+        """Return the totals so far, frozen; more traces may be added afterwards."""
+        steps = tuple(sums.result() for sums in self._steps.values())
+        errors = [
+            ErrorGroup(step, kind, sums.count, sums.example, sums.document)
+            for (step, kind), sums in self._errors.items()
+        ]
+        return BatchTrace(
+            documents=dict(self._documents),
+            steps=steps,
+            waits={kind: sum(step.waits[kind] for step in steps) for kind in WAIT_KINDS},
+            input_tokens=sum(step.input_tokens for step in steps),
+            output_tokens=sum(step.output_tokens for step in steps),
+            slowest=tuple(
+                SlowDocument(document, makespan) for makespan, _, document in sorted(self._slowest, reverse=True)
+            ),
+            errors=tuple(sorted(errors, key=lambda group: -group.count)),
+        )
+
+    def _step(self, name: str) -> _StepSums:
+        return self._steps.setdefault(name, _StepSums(name, self._max_samples))
+
+
+@dataclass(slots=True)
+class _ErrorSums:
+    example: str
+    document: str
+    count: int = 0
+
+
+class _StepSums:
+    """Add up one step, with a sample of its durations that stays bounded."""
+
+    def __init__(self, name: str, max_samples: int) -> None:
+        self._name = name
+        self._outcomes: Counter[str] = Counter()
+        self._attempts = self._retries = self._input_tokens = self._output_tokens = 0
+        self._ready = 0
+        self._total = self._max = 0.0
+        self._waits = dict.fromkeys(WAIT_KINDS, 0.0)
+        self._max_samples = max_samples
+        self._sample: list[float] = []
+        self._random = random.Random(f"durations of {name}")
+
+    def add(self, span: Span) -> None:
+        self._outcomes[span.outcome or "running"] += 1
+        self._attempts += span.attempts
+        self._retries += span.retries
+        for segment in span.segments:
+            if segment.kind in self._waits:
+                self._waits[segment.kind] += segment.duration
+        if span.usage is not None:
+            self._input_tokens += span.usage.input_tokens or 0
+            self._output_tokens += span.usage.output_tokens or 0
+        if span.has_time:
+            self._ready += 1
+            self._total += span.duration
+            self._max = max(self._max, span.duration)
+            self._keep(span.duration)
+
+    def _keep(self, duration: float) -> None:
+        """Keep each duration with the same chance, however many there are: reservoir sampling."""
+        if len(self._sample) < self._max_samples:
+            self._sample.append(duration)
+            return
+        index = self._random.randrange(self._ready)
+        if index < self._max_samples:
+            self._sample[index] = duration
+
+    def result(self) -> StepTotals:
+        ordered = sorted(self._sample)
+        outcomes = self._outcomes
+        return StepTotals(
+            step=self._name,
+            count=outcomes.total(),
+            completed=outcomes["completed"],
+            failed=outcomes["failed"],
+            dropped=outcomes["dropped"],
+            skipped=outcomes["skipped"],
+            stopped=outcomes["stopped"],
+            attempts=self._attempts,
+            retries=self._retries,
+            total=self._total,
+            mean=self._total / self._ready if self._ready else 0.0,
+            p50=_percentile(ordered, 0.5),
+            p95=_percentile(ordered, 0.95),
+            max=self._max,
+            waits=dict(self._waits),
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of all do not exceed."""
+    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0.0

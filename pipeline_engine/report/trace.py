@@ -1,0 +1,462 @@
+"""A run as spans: what each step and item did in every instant between ready and finished."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from pipeline_engine.errors import ProviderError
+from pipeline_engine.report.bounds import Bounds, draw_verdict, find_bounds, find_critical_path
+from pipeline_engine.report.spans import SEGMENT_KINDS, WAIT_KINDS, Segment, SegmentKind, Span
+from pipeline_engine.text import one_line
+from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Skipped
+from pipeline_engine.values.records import (
+    AttemptFinished,
+    AttemptStarted,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepMapped,
+    StepReady,
+    WaitStarted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from os import PathLike
+    from pathlib import Path
+
+    from pipeline_engine.report.spans import OutcomeName
+    from pipeline_engine.values.models import Usage
+    from pipeline_engine.values.outcomes import Outcome
+    from pipeline_engine.values.records import Fault, Outline, Record, Status
+
+__all__ = ["Trace"]
+
+_MAX_ERROR_WIDTH = 400
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace:
+    """Hold a run as spans, and say what bounded it.
+
+    A trace is built once from the records of one run, and never changes. The records of a run that still
+    goes on make a trace too: what is open ends at the last record.
+
+    Example:
+        >>> from pipeline_engine.values.outcomes import Completed
+        >>> from pipeline_engine.values.records import Outline, OutlineStep
+        >>> outline = Outline("document", ("document",), (OutlineStep("title", "llm", ("document",), 1),))
+        >>> trace = Trace.from_records([
+        ...     RunStarted(0.0, "run-1", "a.txt", outline, wall_time=0.0, capacity=64),
+        ...     StepReady(0.0, "title", None, None),
+        ...     AttemptStarted(1.0, "title", None, 1, "openai:gpt-4o-mini"),
+        ...     AttemptFinished(3.0, "title", None, 1, None),
+        ...     StepFinished(3.0, "title", None, Completed("A title")),
+        ...     RunFinished(3.0, "completed"),
+        ... ])
+        >>> [(segment.kind, segment.duration) for segment in trace["title"].segments]
+        [('slot', 1.0), ('attempt', 2.0)]
+        >>> trace.verdict
+        'makespan 3.0 s; the critical path title needs 2.0 s of it; more slots can save at most 1.0 s'
+    """
+
+    run_id: str
+    """The run's id."""
+    document: str
+    """The document's key."""
+    outline: Outline
+    """The plan, as far as drawing needs it."""
+    capacity: int
+    """The engine's slots."""
+    wall_time: float
+    """Seconds since the epoch at `started_at`."""
+    started_at: float
+    """When the run started, on the engine's clock like every instant here."""
+    finished_at: float | None
+    """When every step had its outcome; None while the run goes on."""
+    last_at: float
+    """The instant of the last record."""
+    status: Status | None
+    """How the run ended, judged by its leaves; None while it goes on."""
+    spans: tuple[Span, ...]
+    """Of every step and item that has become ready or was settled, in that order."""
+    _steps: dict[str, Span] = field(default_factory=dict, compare=False)
+    _items: dict[str, tuple[Span, ...]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def from_records(cls, records: Iterable[Record]) -> Trace:
+        """Return the trace of one run; the records are read once and not kept.
+
+        Raises:
+            ValueError: If the first record is not `RunStarted`.
+        """
+        stream = iter(records)
+        started = next(stream, None)
+        if not isinstance(started, RunStarted):
+            found = "there are none" if started is None else f"these begin with {type(started).__name__}"
+            reason = f"the records of a run begin with RunStarted, but {found}. Hand in the whole stream."
+            raise ValueError(reason)  # noqa: TRY004  # a stream cut at its front is a wrong value
+        drafts: dict[tuple[str, int | None], _Draft] = {}
+        widths: dict[str, int] = {step.name: 0 for step in started.outline.steps if step.each is not None}
+        last_at = started.at
+        finished: RunFinished | None = None
+        for record in stream:
+            last_at = record.at
+            if isinstance(record, RunFinished):
+                finished = record
+            elif isinstance(record, StepMapped):
+                widths[record.step] = record.width
+            elif not isinstance(record, RunStarted):
+                key = (record.step, record.item)
+                draft = drafts.get(key)
+                if draft is None:
+                    draft = drafts[key] = _Draft(record.step, record.item)
+                draft.read(record)
+        spans = _finish(drafts, widths, last_at)
+        items: dict[str, list[Span]] = {}
+        for span in spans:
+            if span.item is not None:
+                items.setdefault(span.step, []).append(span)
+        return cls(
+            run_id=started.run_id,
+            document=started.document,
+            outline=started.outline,
+            capacity=started.capacity,
+            wall_time=started.wall_time,
+            started_at=started.at,
+            finished_at=None if finished is None else finished.at,
+            last_at=last_at,
+            status=None if finished is None else finished.status,
+            spans=spans,
+            _steps={span.step: span for span in spans if span.item is None},
+            _items={step: tuple(sorted(found, key=_by_item)) for step, found in items.items()},
+        )
+
+    def __repr__(self) -> str:
+        named = f"run_id={self.run_id!r}, document={self.document!r}, status={self.status!r}"
+        return f"Trace({named}, spans={len(self.spans)})"
+
+    def __getitem__(self, step: str) -> Span:
+        try:
+            return self._steps[step]
+        except KeyError:
+            if any(known.name == step for known in self.outline.steps):
+                reason = f"step {step!r} was not reached in run {self.run_id!r}."
+            else:
+                known_names = sorted(known.name for known in self.outline.steps)
+                reason = f"pipeline {self.pipeline!r} has no step {step!r}. Its steps are {known_names}."
+            raise KeyError(reason) from None
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._steps
+
+    def get(self, step: str) -> Span | None:
+        """Return the step's span; None if it was not reached."""
+        return self._steps.get(step)
+
+    def items(self, step: str) -> tuple[Span, ...]:
+        """Return the spans of a mapped step's items, by index; none if it was not reached."""
+        return self._items.get(step, ())
+
+    @property
+    def steps(self) -> tuple[Span, ...]:
+        """The spans of steps, without those of items, in order of readiness."""
+        return tuple(self._steps.values())
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.outline.pipeline
+
+    @property
+    def makespan(self) -> float:
+        """The seconds from the run's start to its end, or to the last record if it still goes on."""
+        return self.last_at - self.started_at
+
+    @property
+    def waits(self) -> dict[SegmentKind, float]:
+        """The seconds that all steps and items together spent waiting, by what they waited for."""
+        totals = dict.fromkeys(WAIT_KINDS, 0.0)
+        for span in self.spans:
+            for segment in span.segments:
+                if segment.kind in totals:
+                    totals[segment.kind] += segment.duration
+        return totals
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of all attempts; None if nobody counted."""
+        return _sum_usage(span.usage for span in self.spans if not span.is_mapped)
+
+    @property
+    def critical_path(self) -> tuple[Span, ...]:
+        """The spans that led to the end of the run, first to last: each was unblocked by the one before.
+
+        A mapped step is represented by the item through which it was late.
+        """
+        return find_critical_path(self)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What this run could not have been faster than."""
+        return find_bounds(self)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what bounded the run, and what would shorten it."""
+        return draw_verdict(self)
+
+    def seconds_by_kind(self, step: str) -> dict[SegmentKind, float]:
+        """Return what a step's time went to; of a mapped step, that of its items together."""
+        totals = dict.fromkeys(SEGMENT_KINDS, 0.0)
+        own = self.get(step)
+        for span in self.items(step) or (() if own is None else (own,)):
+            for segment in span.segments:
+                totals[segment.kind] += segment.duration
+        return totals
+
+    def waterfall(self, width: int | None = None, *, color: bool | None = None) -> str:
+        """Return the run drawn as text for a terminal.
+
+        Args:
+            width: The cells of a line, at least 40; None asks the terminal.
+            color: Whether to colour it; None does if standard output is a terminal that wants colour.
+        """
+        from pipeline_engine.report.waterfall import draw_waterfall
+
+        return draw_waterfall(self, width, color=color)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the run as one self-contained page and return its path.
+
+        The page loads nothing, runs no script, and shows hostile text as text. It is written beside its
+        place and then moved there: a reader never sees half a page.
+        """
+        from pipeline_engine.report.html import write_html
+
+        return write_html(self, path)
+
+    def to_json(self) -> str:
+        """Return the run's spans as JSON, without messages and outputs.
+
+        Instants are on the engine's clock; `wall_time` is that of `started_at`.
+        """
+        bounds = self.bounds
+        return json.dumps(
+            {
+                "run_id": self.run_id,
+                "document": self.document,
+                "pipeline": self.pipeline,
+                "status": self.status,
+                "capacity": _number(self.capacity),
+                "wall_time": _number(self.wall_time),
+                "started_at": _number(self.started_at),
+                "finished_at": _number(self.finished_at),
+                "makespan": _number(self.makespan),
+                "verdict": self.verdict,
+                "bounds": {
+                    "critical_path": _number(bounds.critical_path),
+                    "slots": _number(bounds.slots),
+                    "binding": bounds.binding,
+                },
+                "waits": {kind: _number(seconds) for kind, seconds in self.waits.items()},
+                "critical_path": [span.name for span in self.critical_path],
+                "spans": [_span_json(span) for span in self.spans],
+            },
+            allow_nan=False,
+        )
+
+
+class _Draft:
+    """Follow the records of one step or item, and keep what its span will say."""
+
+    def __init__(self, step: str, item: int | None) -> None:
+        self.step = step
+        self.item = item
+        self.ready_at: float | None = None
+        self.started_at: float | None = None
+        self.unblocked_by: str | None = None
+        self.attempts = 0
+        self.segments: list[Segment] = []
+        self.usage: Usage | None = None
+        self.model: str | None = None
+        self.finished: StepFinished | None = None
+        self._mark = 0.0
+        self._open_kind: SegmentKind = "slot"
+        self._open_attempt: int | None = None
+        self._open_model: str | None = None
+
+    def read(self, record: Record) -> None:
+        """Take one record in: it closes the open segment at its own instant and opens the next."""
+        at = record.at
+        if isinstance(record, StepFinished):
+            self.finished = record
+            self._close(at)
+            return
+        if self.ready_at is None:
+            self.ready_at = self._mark = at
+        if isinstance(record, StepReady):
+            self.unblocked_by = record.unblocked_by
+            return
+        if isinstance(record, AttemptFinished):
+            self._open_kind = "attempt" if record.fault is None else "failed"
+            self._close(at, record.fault)
+            self._open("validate", record.attempt)
+            if record.usage is not None:
+                self.usage = record.usage if self.usage is None else self.usage + record.usage
+            return
+        self._close(at)
+        if isinstance(record, AttemptStarted):
+            self.attempts += 1
+            self.model = record.model or self.model
+            if self.started_at is None:
+                self.started_at = at
+            self._open("attempt", record.attempt, record.model)
+        elif isinstance(record, WaitStarted):
+            self._open(record.cause)
+        else:
+            self._open("slot")
+
+    def close_open_at(self, at: float) -> None:
+        """End what is still open: the run goes on, or its stream was cut."""
+        if self.finished is None:
+            self._close(at)
+
+    def _open(self, kind: SegmentKind, attempt: int | None = None, model: str | None = None) -> None:
+        self._open_kind, self._open_attempt, self._open_model = kind, attempt, model
+
+    def _close(self, at: float, fault: Fault | None = None) -> None:
+        if self.ready_at is None:
+            return
+        if at > self._mark:
+            self.segments.append(Segment(self._open_kind, self._mark, at, self._open_attempt, fault, self._open_model))
+            self._mark = at
+
+
+def _finish(
+    drafts: Mapping[tuple[str, int | None], _Draft], widths: Mapping[str, int], last_at: float
+) -> tuple[Span, ...]:
+    items: dict[str, list[_Draft]] = {}
+    for draft in drafts.values():
+        draft.close_open_at(last_at)
+        if draft.item is not None:
+            items.setdefault(draft.step, []).append(draft)
+    spans = []
+    for draft in drafts.values():
+        is_mapped = draft.item is None and (draft.step in widths or draft.step in items)
+        if is_mapped:
+            own_items = items.get(draft.step, [])
+            starts = [item.started_at for item in own_items if item.started_at is not None]
+            models = Counter(item.model for item in own_items if item.model is not None)
+            draft.segments = []
+            draft.started_at = min(starts, default=None)
+            draft.attempts = sum(item.attempts for item in own_items)
+            draft.usage = _sum_usage(item.usage for item in own_items)
+            draft.model = models.most_common(1)[0][0] if models else None
+        width = max(widths.get(draft.step, 0), len(items.get(draft.step, []))) if is_mapped else None
+        spans.append(_span(draft, last_at, width))
+    return tuple(spans)
+
+
+def _span(draft: _Draft, last_at: float, width: int | None) -> Span:
+    outcome = None if draft.finished is None else draft.finished.outcome
+    error = outcome.error if isinstance(outcome, Failed | Dropped) else None
+    return Span(
+        step=draft.step,
+        item=draft.item,
+        ready_at=draft.ready_at,
+        started_at=draft.started_at,
+        ended_at=last_at if draft.finished is None else draft.finished.at,
+        outcome=None if outcome is None else _outcome_name(outcome),
+        via=outcome.via if isinstance(outcome, Completed) else None,
+        unblocked_by=draft.unblocked_by,
+        attempts=draft.attempts,
+        segments=tuple(draft.segments),
+        error=None if error is None else one_line(f"{type(error).__name__}: {error}", _MAX_ERROR_WIDTH),
+        error_kind=None if error is None else _error_kind(error),
+        because=None if outcome is None else _reason(outcome),
+        usage=draft.usage,
+        model=draft.model,
+        width=width,
+    )
+
+
+def _outcome_name(outcome: Outcome[object]) -> OutcomeName:
+    if isinstance(outcome, Completed):
+        return "completed"
+    if isinstance(outcome, Failed):
+        return "failed"
+    if isinstance(outcome, Dropped):
+        return "dropped"
+    return "skipped" if isinstance(outcome, Skipped) else "stopped"
+
+
+def _reason(outcome: Outcome[object]) -> str | None:
+    if isinstance(outcome, Completed | Failed | Dropped):
+        return None
+    return one_line(outcome.because if isinstance(outcome, Skipped) else outcome.reason, _MAX_ERROR_WIDTH)
+
+
+def _error_kind(error: Exception) -> str:
+    return one_line(error.kind) if isinstance(error, ProviderError) else type(error).__name__
+
+
+def _sum_usage(usages: Iterable[Usage | None]) -> Usage | None:
+    total: Usage | None = None
+    for usage in usages:
+        if usage is not None:
+            total = usage if total is None else total + usage
+    return total
+
+
+def _by_item(span: Span) -> int:
+    return -1 if span.item is None else span.item
+
+
+def _number(value: float | None) -> float | None:
+    # NaN and infinity are no JSON: a reader in another language would refuse the whole file.
+    return value if value is not None and isfinite(value) else None
+
+
+def _span_json(span: Span) -> dict[str, object]:
+    return {
+        "step": span.step,
+        "item": span.item,
+        "ready_at": _number(span.ready_at),
+        "started_at": _number(span.started_at),
+        "ended_at": _number(span.ended_at),
+        "outcome": span.outcome,
+        "via": span.via,
+        "unblocked_by": span.unblocked_by,
+        "attempts": span.attempts,
+        "width": span.width,
+        "model": span.model,
+        "input_tokens": None if span.usage is None else span.usage.input_tokens,
+        "output_tokens": None if span.usage is None else span.usage.output_tokens,
+        "error": span.error,
+        "error_kind": span.error_kind,
+        "because": span.because,
+        "segments": [_segment_json(segment) for segment in span.segments],
+    }
+
+
+def _segment_json(segment: Segment) -> dict[str, object]:
+    fault = segment.fault
+    return {
+        "kind": segment.kind,
+        "start": _number(segment.start),
+        "end": _number(segment.end),
+        "attempt": segment.attempt,
+        "model": segment.model,
+        "fault": None
+        if fault is None
+        else {
+            "kind": one_line(fault.kind),
+            "message": one_line(fault.message, _MAX_ERROR_WIDTH),
+            "status": fault.status,
+        },
+    }

@@ -1,0 +1,246 @@
+"""Running one document, from anywhere: plain code, threads, trio, asyncio, notebooks."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from pipeline_engine.declare import Pipeline
+from pipeline_engine.plan import Plan
+from pipeline_engine.run.binding import Models
+from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
+from pipeline_engine.run.results import RunResult
+from pipeline_engine.run.trio_thread import TrioThread
+from pipeline_engine.schedule import StepRun
+from pipeline_engine.values import RUNNING_STEP
+
+if TYPE_CHECKING:
+    import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
+
+    from pipeline_engine.run.runner import Runner
+
+__all__ = ["call_from_anywhere", "engine_for", "run_on_trio", "run_pipeline", "run_pipeline_async"]
+
+T = TypeVar("T")
+
+_shared_thread: TrioThread | None = None
+_shared_thread_lock = threading.Lock()
+_has_warned = False
+
+
+async def run_pipeline_async(
+    dag: Pipeline | Plan,
+    inputs: Mapping[str, Any],
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    timeout: float | None = None,
+    priority: int = 0,
+    engine: Engine | None = None,
+) -> RunResult:
+    """Run one document and return how every step ended; works under trio and under asyncio.
+
+    A step's failure never raises: it is in the result. Under asyncio the work is done by one
+    background trio thread per process; context variables, exceptions and cancellation cross, and a
+    cancelled caller waits until the run has cleaned up. Inside a step it runs on the step's own
+    engine, and the step gives its slot back meanwhile.
+
+    Args:
+        dag: A pipeline, or its plan.
+        inputs: A value for each declared input.
+        models: For each role of the pipeline a model, or several that are tried in order.
+        capacity: How many attempts may be in flight at once; 64 if not given.
+        timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
+        priority: Higher goes first, where the engine is shared.
+        engine: An open engine to run on, instead of one for this run alone.
+
+    Raises:
+        PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+        InputError: If the inputs do not fit; nothing has run.
+        TypeError: If both `capacity` and `engine` are given.
+    """
+    return await run_on_trio(
+        engine_for, engine, capacity, _run, dag, inputs, models=models, timeout=timeout, priority=priority
+    )
+
+
+def run_pipeline(
+    dag: Pipeline | Plan,
+    inputs: Mapping[str, Any],
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    timeout: float | None = None,
+    priority: int = 0,
+    engine: Runner | None = None,
+) -> RunResult:
+    """Run one document and return how every step ended; works from anywhere.
+
+    A step's failure never raises: it is in the result. Where an event loop is running already, the
+    work is done by a thread while the call blocks that loop, and a warning names
+    `run_pipeline_async`. Inside a sync step it runs on the step's own engine.
+
+    Args:
+        dag: A pipeline, or its plan.
+        inputs: A value for each declared input.
+        models: For each role of the pipeline a model, or several that are tried in order.
+        capacity: How many attempts may be in flight at once; 64 if not given.
+        timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
+        priority: Higher goes first, where the engine is shared.
+        engine: A runner to run on, instead of an engine for this run alone.
+
+    Raises:
+        PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+        InputError: If the inputs do not fit; nothing has run.
+        TypeError: If both `capacity` and `engine` are given.
+
+    Example:
+        >>> pipeline = Pipeline("greeting", inputs={"name": str})
+        >>> @pipeline.step
+        ... def greeting(name: str) -> str:
+        ...     return f"Hello, {name}!"
+        >>> run_pipeline(pipeline, {"name": "Ada"})[greeting]
+        'Hello, Ada!'
+    """
+    if engine is not None:
+        refuse_capacity(capacity)
+        return engine.run(dag, inputs, models=models, timeout=timeout, priority=priority)
+    return call_from_anywhere(
+        functools.partial(
+            engine_for, None, capacity, _run, dag, inputs, models=models, timeout=timeout, priority=priority
+        ),
+        "run_pipeline",
+    )
+
+
+async def _run(engine: Engine, dag: Pipeline | Plan, inputs: Mapping[str, Any], **options: Any) -> RunResult:
+    return await engine.run(dag, inputs, **options)
+
+
+def refuse_capacity(capacity: int | None) -> None:
+    """Raise if a capacity is given together with an engine, which has its own.
+
+    Raises:
+        TypeError: If `capacity` is given.
+    """
+    if capacity is not None:
+        raise TypeError(f"capacity={capacity} was given together with engine=, which has its own. Leave out one of them.")
+
+
+async def engine_for(
+    engine: Engine | None, capacity: int | None, use: Callable[..., Awaitable[T]], *arguments: Any, **options: Any
+) -> T:
+    """Call `use` with the engine given, else with that of the step that is running here, else with a new one."""
+    if engine is not None:
+        refuse_capacity(capacity)
+        return await use(engine, *arguments, **options)
+    running = RUNNING_STEP.get()
+    if isinstance(running, StepRun) and capacity is None and isinstance(running.execution.host, Engine):
+        return await use(running.execution.host, *arguments, **options)
+    async with Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) as own:
+        return await use(own, *arguments, **options)
+
+
+async def run_on_trio(function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+    """Await `function` here under trio; under asyncio, let the process' one trio thread do it.
+
+    Raises:
+        RuntimeError: If neither trio nor asyncio is running.
+    """
+    if trio.lowlevel.in_trio_run():
+        return await function(*arguments, **options)
+    if not _is_asyncio_running():
+        raise RuntimeError("no event loop is running here. Use run_pipeline(…), or call this from trio or asyncio code.")
+    return await _from_asyncio(functools.partial(function, *arguments, **options))
+
+
+def _is_asyncio_running() -> bool:
+    asyncio_module = sys.modules.get("asyncio")
+    if asyncio_module is None:
+        return False
+    try:
+        asyncio_module.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _thread() -> TrioThread:
+    global _shared_thread  # noqa: PLW0603 - one thread per process, made when it is first needed
+    with _shared_thread_lock:
+        if _shared_thread is None or not _shared_thread.is_open:
+            _shared_thread = TrioThread("pipeline_engine trio", is_daemon=True)
+            _shared_thread.start()
+        return _shared_thread
+
+
+async def _from_asyncio(function: Callable[[], Awaitable[T]]) -> T:
+    import asyncio  # noqa: TID251 - the bridge
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    async def perform() -> T:
+        try:
+            return await function()
+        finally:
+            # Told from inside, so that a cancelled caller waits until everything was cleaned up.
+            loop.call_soon_threadsafe(tell)
+
+    future = _thread().submit(perform)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(future))
+    except asyncio.CancelledError:
+        future.cancel()
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                continue  # told again: the run is on its way out already
+        raise
+
+
+def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
+    """Run an async function to its end from sync code, whatever is running around it."""
+    running = RUNNING_STEP.get()
+    if isinstance(running, StepRun) and _is_worker_thread():
+        return trio.from_thread.run(function)
+    if not trio.lowlevel.in_trio_run() and not _is_asyncio_running():
+        return trio.run(function)
+    _warn_once(name)
+    thread = TrioThread(f"pipeline_engine {name}")
+    thread.start()
+    try:
+        return thread.call(function)
+    finally:
+        thread.close()
+
+
+def _is_worker_thread() -> bool:
+    try:
+        trio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _warn_once(name: str) -> None:
+    global _has_warned  # noqa: PLW0603 - once per process
+    if not _has_warned:
+        _has_warned = True
+        warnings.warn(
+            f"{name}() blocks the event loop that is running here until it returns. "
+            f"Use `await {name}_async(…)` instead.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,672 @@
+"""Many documents through one pipeline, in bounded memory: what is not in flight is not there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import queue
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import trio
+
+from pipeline_engine.errors import DuplicateDocumentError, PipelineEngineError
+from pipeline_engine.report import BatchTrace, Totals
+from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
+from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
+from pipeline_engine.run.results import RunResult
+from pipeline_engine.run.trio_thread import TrioThread
+from pipeline_engine.values import Status, Usage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.plan import Plan
+    from pipeline_engine.run.binding import BoundPlan, Models
+    from pipeline_engine.run.runner import Runner
+
+__all__ = [
+    "BatchResult",
+    "Document",
+    "Documents",
+    "iter_batch",
+    "iter_batch_async",
+    "run_batch",
+    "run_batch_async",
+]
+
+_REMEMBERED_KEYS = 100_000
+"""How many documents back a key is recognised as seen before; more would cost unbounded memory."""
+_PULL_AHEAD = 64
+"""How many documents are taken from an iterator in one go: each go costs a hop to a thread."""
+_SAMPLE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Name one input record of a batch.
+
+    Example:
+        >>> Document("report.md", {"document": "the text"}).key
+        'report.md'
+    """
+
+    key: str
+    """Identifies the document within its pipeline."""
+    inputs: Mapping[str, Any]
+    """A value for each declared input."""
+    error: Exception | None = None
+    """Why there are no inputs: the document is then a failed one, and the others are not affected."""
+
+
+Documents = Iterable[Mapping[str, Any] | Document] | AsyncIterable[Mapping[str, Any] | Document]
+"""What a batch is given: mappings of inputs, or documents with keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Sum up a batch: counts, spend, errors and the slowest documents, never all of the results.
+
+    Example:
+        >>> from pipeline_engine import Pipeline, run_batch
+        >>> pipeline = Pipeline("halve", inputs={"number": int})
+        >>> @pipeline.step
+        ... def half(number: int) -> float:
+        ...     return 1 / number
+        >>> batch = run_batch(pipeline, [{"number": n} for n in (2, 4, 0)])
+        >>> batch.counts
+        {'completed': 2, 'failed': 1}
+    """
+
+    documents: int
+    """How many documents were run or refused, duplicates not counted."""
+    duplicates: int
+    """How many came a second time with equal content; they were not run again."""
+    counts: Mapping[Status, int]
+    """How many documents ended how."""
+    elapsed: float
+    """Seconds from the first admission to the last result."""
+    usage: Usage
+    """The tokens spent, as far as providers told."""
+    trace: BatchTrace = field(repr=False)
+    """Where the time went, per step over all documents, with the slowest documents and grouped errors."""
+    failed: tuple[tuple[str, str], ...]
+    """Key and reason of the first hundred documents that did not complete."""
+    sample: tuple[RunResult, ...] = field(repr=False)
+    """The first five results."""
+    out: Path | None = None
+    """The file with every result."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every document is completed."""
+        return set(self.counts) <= {"completed"}
+
+    @property
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Every result in JSON's types, read back from `out`, in the order in which they finished.
+
+        Raises:
+            LookupError: If the batch was run without `out=`.
+        """
+        if self.out is None:
+            raise LookupError('a batch keeps no results. Give run_batch(…, out="results.jsonl"), or use iter_batch(…).')
+        return _read_lines(self.out)
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+# The core, on trio
+
+
+class BatchStream:
+    """Run a batch and hand over its results as documents finish; open it with `async with`.
+
+    A document is admitted when a slot is free and nothing ready waits for it, and while fewer than
+    `max_documents` are in flight. A result that nobody has taken yet counts as in flight, so a slow
+    consumer stops admission. Leaving the block early cancels what is in flight.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        bound: BoundPlan,
+        documents: Documents,
+        *,
+        max_documents: int | None = None,
+        timeout: float | None = None,
+        document_timeout: float | None = None,
+        priority: int = 0,
+    ) -> None:
+        if max_documents is not None and max_documents < 1:
+            raise ValueError(f"max_documents={max_documents}: at least one document must be in flight.")
+        self._engine = engine
+        self._bound = bound
+        self._documents = documents
+        self._max_documents = max_documents or 4 * engine.capacity
+        self._timeout = timeout
+        self._document_timeout = document_timeout
+        self._priority = priority
+        self._deadline: float | None = None
+        self._seen: OrderedDict[bytes, str | None] = OrderedDict()
+        self._in_flight = 0
+        self._has_place = trio.Event()
+        self._failure: Exception | None = None
+        self.duplicates = 0
+        """How many documents came a second time with equal content."""
+
+    async def __aenter__(self) -> Self:
+        if self._timeout is not None:
+            self._deadline = trio.current_time() + self._timeout
+        self._send, self._receive = trio.open_memory_channel[RunResult](0)
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(self._feed)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._nursery.cancel_scope.cancel()
+        self._receive.close()
+        try:
+            # Told of no error, so that the body's own leaves this block as it is, in no group.
+            await self._manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            if error is None:
+                raise _only(group) from None
+
+    def __aiter__(self) -> AsyncIterator[RunResult]:
+        return self
+
+    async def __anext__(self) -> RunResult:
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            if self._failure is not None:
+                raise self._failure from None
+            raise StopAsyncIteration from None
+
+    async def _feed(self) -> None:
+        async with self._send, trio.open_nursery() as nursery:
+            try:
+                async for document in _pulled(self._documents):
+                    if self._deadline is not None and trio.current_time() >= self._deadline:
+                        break
+                    named = self._named(document)
+                    if named is None:
+                        continue
+                    await self._wait_for_place()
+                    await self._engine.scheduler.wait_for_room()
+                    self._in_flight += 1
+                    self._engine.scheduler.arriving += 1
+                    nursery.start_soon(self._run_one, named)
+            except Exception as error:  # noqa: BLE001 - the caller's own iterable: its error is told after the results
+                error.add_note("Raised by the iterable of documents; the documents before it were run.")
+                self._failure = error
+
+    async def _wait_for_place(self) -> None:
+        while self._in_flight >= self._max_documents:
+            self._has_place = trio.Event()
+            await self._has_place.wait()
+
+    def _named(self, document: Mapping[str, Any] | Document) -> Document | None:
+        """Return the document with its key; None if it was seen before with equal content."""
+        if not isinstance(document, Document):
+            content = document_key(document)
+            named = Document(content or f"document-{len(self._seen) + 1}", document)
+            if content is None:
+                return named  # without a hash nothing can be said about equality
+        else:
+            named, content = document, document_key(document.inputs)
+        # Keys may be long paths: what is remembered is bounded in size, too.
+        key = sha256(named.key.encode("utf-8", "surrogatepass")).digest()[:16]
+        if key not in self._seen:
+            self._seen[key] = content
+            if len(self._seen) > _REMEMBERED_KEYS:
+                self._seen.popitem(last=False)
+            return named
+        if content is not None and self._seen[key] == content:
+            self.duplicates += 1
+            return None
+        return Document(named.key, {}, DuplicateDocumentError(named.key))
+
+    async def _run_one(self, document: Document) -> None:
+        self._engine.scheduler.arriving -= 1
+        try:
+            result = await self._result_of(document)
+            await self._send.send(result)
+        finally:
+            self._in_flight -= 1
+            self._has_place.set()
+
+    async def _result_of(self, document: Document) -> RunResult:
+        if document.error is not None:
+            return RunResult.refused(self._bound.plan, document.key, document.error)
+        try:
+            return await self._engine.run_bound(
+                self._bound,
+                document.inputs,
+                key=document.key,
+                timeout=self._seconds_left(),
+                priority=self._priority,
+                group=self,
+            )
+        except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
+            return RunResult.refused(self._bound.plan, document.key, error)
+
+    def _seconds_left(self) -> float | None:
+        if self._deadline is None:
+            return self._document_timeout
+        left = max(0.0, self._deadline - trio.current_time())
+        return left if self._document_timeout is None else min(left, self._document_timeout)
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what a group holds, if it is one thing."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _pulled(documents: Documents) -> AsyncIterator[Mapping[str, Any] | Document]:
+    """Yield the documents; an iterator is advanced in a thread, because it may read files or a database."""
+    if isinstance(documents, AsyncIterable):
+        async for document in documents:
+            yield document
+    elif isinstance(documents, Sequence):
+        for document in documents:
+            yield document
+    else:
+        iterator = iter(documents)
+        while chunk := await trio.to_thread.run_sync(_next_chunk, iterator):
+            items, error = chunk
+            for document in items:
+                yield document
+            if error is not None:
+                raise error
+            if not items:
+                return
+
+
+def _next_chunk(
+    iterator: Iterator[Mapping[str, Any] | Document],
+) -> tuple[list[Mapping[str, Any] | Document], Exception | None]:
+    items: list[Mapping[str, Any] | Document] = []
+    try:
+        items.extend(islice(iterator, _PULL_AHEAD))
+    except Exception as error:  # noqa: BLE001 - told after the documents that came before it
+        return items, error
+    return items, None
+
+
+class _Collector:
+    """Sum up results one by one, in memory that does not grow with their number."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._file: TextIO | None = None
+        self._totals = Totals()
+        self._counts: dict[Status, int] = {}
+        self._usage = Usage()
+        self._failed: list[tuple[str, str]] = []
+        self._sample: list[RunResult] = []
+
+    def __enter__(self) -> Self:
+        if self._out is not None:
+            self._file = self._out.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, result: RunResult) -> None:
+        self._counts[result.status] = self._counts.get(result.status, 0) + 1
+        if result.records:
+            self._totals.add(result.trace)
+            self._usage += result.usage
+        if result.status != "completed" and len(self._failed) < _SAMPLE:
+            self._failed.append((result.document, result.reason))
+        if len(self._sample) < 5:
+            self._sample.append(result)
+        if self._file is not None:
+            # One write for each line, so that a crash leaves whole lines.
+            self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def result(self, duplicates: int, elapsed: float) -> BatchResult:
+        return BatchResult(
+            documents=sum(self._counts.values()),
+            duplicates=duplicates,
+            counts=dict(sorted(self._counts.items())),
+            elapsed=elapsed,
+            usage=self._usage,
+            trace=self._totals.result(),
+            failed=tuple(self._failed),
+            sample=tuple(self._sample),
+            out=self._out,
+        )
+
+
+async def _run_batch(
+    engine: Engine, dag: Pipeline | Plan, documents: Documents, *, models: Models | None, out: Path | None, **options: Any
+) -> BatchResult:
+    bound = engine.bind(dag, models)
+    started_at = trio.current_time()
+    with _Collector(out) as collector:
+        async with BatchStream(engine, bound, documents, **options) as stream:
+            async for result in stream:
+                collector.add(result)
+        return collector.result(stream.duplicates, trio.current_time() - started_at)
+
+
+# For users
+
+
+async def run_batch_async(
+    dag: Pipeline | Plan,
+    documents: Documents,
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    max_documents: int | None = None,
+    out: str | Path | None = None,
+    timeout: float | None = None,
+    document_timeout: float | None = None,
+    priority: int = 0,
+    engine: Engine | None = None,
+) -> BatchResult:
+    """Run many documents and sum up how they ended; works under trio and under asyncio.
+
+    See `run_batch` for the arguments.
+
+    Raises:
+        PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+        TypeError: If both `capacity` and `engine` are given.
+        Exception: What the iterable of documents raises, after the documents before it were run.
+    """
+    return await run_on_trio(
+        engine_for,
+        engine,
+        capacity,
+        _run_batch,
+        dag,
+        documents,
+        models=models,
+        out=None if out is None else Path(out),
+        max_documents=max_documents,
+        timeout=timeout,
+        document_timeout=document_timeout,
+        priority=priority,
+    )
+
+
+def run_batch(
+    dag: Pipeline | Plan,
+    documents: Iterable[Mapping[str, Any] | Document],
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    max_documents: int | None = None,
+    out: str | Path | None = None,
+    timeout: float | None = None,
+    document_timeout: float | None = None,
+    priority: int = 0,
+    engine: Runner | None = None,
+) -> BatchResult:
+    """Run many documents and sum up how they ended, in memory bounded by what is in flight.
+
+    A document's failure never raises and never affects another one. A key seen twice with equal
+    content is run once; with other content it is that document's error (keys are remembered for the
+    last 100,000 documents).
+
+    Args:
+        dag: A pipeline, or its plan.
+        documents: Mappings of inputs, or `Document(key, inputs)`; any iterable, also a generator of
+            millions, which is advanced in a thread of its own.
+        models: For each role of the pipeline a model, or several that are tried in order.
+        capacity: How many attempts may be in flight at once; 64 if not given.
+        max_documents: How many documents may be in flight at once; four times the capacity if not given.
+        out: A file that gets each result as a line of JSON as soon as it is there.
+        timeout: Seconds for the whole batch; documents in flight are then `stopped`.
+        document_timeout: Seconds for each document.
+        priority: Higher goes first, where the engine is shared.
+        engine: A runner to run on, instead of an engine for this batch alone.
+
+    Raises:
+        PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+        TypeError: If both `capacity` and `engine` are given.
+        Exception: What the iterable of documents raises, after the documents before it were run.
+    """
+    options: dict[str, Any] = {
+        "models": models,
+        "out": None if out is None else Path(out),
+        "max_documents": max_documents,
+        "timeout": timeout,
+        "document_timeout": document_timeout,
+        "priority": priority,
+    }
+    if engine is not None:
+        refuse_capacity(capacity)
+        return engine.call(_run_batch, dag, documents, **options)
+    return call_from_anywhere(
+        functools.partial(engine_for, None, capacity, _run_batch, dag, documents, **options), "run_batch"
+    )
+
+
+class AsyncBatch:
+    """Iterate over results as documents finish: `async with iter_batch_async(…) as results`."""
+
+    def __init__(self, engine: Engine | None, capacity: int | None, *arguments: Any, **options: Any) -> None:
+        if engine is not None:
+            refuse_capacity(capacity)
+        self._given = engine
+        self._own = Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) if engine is None else None
+        self._arguments = arguments
+        self._options = options
+
+    async def __aenter__(self) -> AsyncIterator[RunResult]:
+        if not trio.lowlevel.in_trio_run():
+            raise RuntimeError("iter_batch_async(…) runs under trio. Under asyncio, iterate over iter_batch(…) in a thread.")
+        engine = self._given if self._given is not None else self._own
+        if engine is None:
+            raise AssertionError("there is one engine or the other")
+        if self._own is not None:
+            await self._own.__aenter__()
+        dag, documents, models = self._arguments
+        try:
+            self._stream = BatchStream(engine, engine.bind(dag, models), documents, **self._options)
+            return await self._stream.__aenter__()
+        except BaseException:
+            if self._own is not None:
+                await self._own.__aexit__(None, None, None)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._stream.__aexit__(kind, error, traceback)
+        finally:
+            if self._own is not None:
+                await self._own.__aexit__(kind, error, traceback)
+
+
+def iter_batch_async(
+    dag: Pipeline | Plan,
+    documents: Documents,
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    max_documents: int | None = None,
+    timeout: float | None = None,
+    document_timeout: float | None = None,
+    priority: int = 0,
+    engine: Engine | None = None,
+) -> AsyncBatch:
+    """Run many documents under trio and hand over each result as its document finishes.
+
+    See `run_batch` for the arguments. Leaving the block early cancels what is in flight, and a slow
+    consumer stops admission.
+
+    Example:
+        >>> import trio
+        >>> from pipeline_engine import Pipeline
+        >>> pipeline = Pipeline("double", inputs={"number": int})
+        >>> @pipeline.step
+        ... async def doubled(number: int) -> int:
+        ...     return number * 2
+        >>> async def main():
+        ...     async with iter_batch_async(pipeline, [{"number": n} for n in range(3)]) as results:
+        ...         return sorted([result[doubled] async for result in results])
+        >>> trio.run(main)
+        [0, 2, 4]
+    """
+    return AsyncBatch(
+        engine,
+        capacity,
+        dag,
+        documents,
+        models,
+        max_documents=max_documents,
+        timeout=timeout,
+        document_timeout=document_timeout,
+        priority=priority,
+    )
+
+
+class Batch:
+    """Iterate over results as documents finish, from sync code; also a context manager."""
+
+    def __init__(self, runner: Runner | None, capacity: int | None, *arguments: Any, **options: Any) -> None:
+        self._runner = runner
+        self._own: TrioThread | None = None
+        self._results: queue.Queue[RunResult | None] = queue.Queue(maxsize=1)  # None is the end
+        perform = functools.partial(self._perform, *arguments, **options)
+        if runner is not None:
+            refuse_capacity(capacity)
+            self._future = runner.start(perform)
+        else:
+            self._own = TrioThread("pipeline_engine batch", is_daemon=True)
+            self._own.start()
+            self._future = self._own.submit(engine_for, None, capacity, perform)
+        self._future.add_done_callback(lambda _future: self._offer_end())
+        self._is_over = False
+
+    async def _perform(
+        self, engine: Engine, dag: Pipeline | Plan, documents: Documents, models: Models | None, **options: Any
+    ) -> None:
+        async with BatchStream(engine, engine.bind(dag, models), documents, **options) as stream:
+            async for result in stream:
+                await self._hand_over(result)
+
+    async def _hand_over(self, result: RunResult) -> None:
+        try:
+            self._results.put_nowait(result)
+        except queue.Full:
+            await trio.to_thread.run_sync(self._results.put, result, abandon_on_cancel=True)
+
+    def _offer_end(self) -> None:
+        try:
+            self._results.put_nowait(None)
+        except queue.Full:
+            pass  # the reader will find the future done once it has taken what is there
+
+    def __iter__(self) -> Iterator[RunResult]:
+        return self
+
+    def __next__(self) -> RunResult:
+        if self._is_over:
+            raise StopIteration
+        is_drained = self._future.done() and self._results.empty()
+        item: RunResult | None = None if is_drained else self._results.get()
+        if item is not None:
+            return item
+        self._is_over = True
+        self._leave()
+        self._future.result()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Cancel what is in flight and wait until it has left. Does nothing the second time."""
+        if not self._is_over:
+            self._is_over = True
+            self._future.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        _empty(self._results)
+        if self._own is not None:
+            self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def _empty(items: queue.Queue[Any]) -> None:
+    while True:
+        try:
+            items.get_nowait()
+        except queue.Empty:
+            return
+
+
+def iter_batch(
+    dag: Pipeline | Plan,
+    documents: Iterable[Mapping[str, Any] | Document],
+    *,
+    models: Models | None = None,
+    capacity: int | None = None,
+    max_documents: int | None = None,
+    timeout: float | None = None,
+    document_timeout: float | None = None,
+    priority: int = 0,
+    engine: Runner | None = None,
+) -> Batch:
+    """Run many documents and yield each result as its document finishes.
+
+    It begins at once, on a thread of its own. See `run_batch` for the arguments. Use it in a `with`
+    block where you may leave early: that cancels what is in flight. A slow consumer stops admission.
+
+    Raises:
+        TypeError: If both `capacity` and `engine` are given.
+        PlanError: At the first result, if the pipeline cannot be compiled or bound.
+
+    Example:
+        >>> from pipeline_engine import Pipeline
+        >>> pipeline = Pipeline("double", inputs={"number": int})
+        >>> @pipeline.step
+        ... def doubled(number: int) -> int:
+        ...     return number * 2
+        >>> with iter_batch(pipeline, ({"number": n} for n in range(3))) as results:
+        ...     sorted(result[doubled] for result in results)
+        [0, 2, 4]
+    """
+    return Batch(
+        engine,
+        capacity,
+        dag,
+        documents,
+        models,
+        max_documents=max_documents,
+        timeout=timeout,
+        document_timeout=document_timeout,
+        priority=priority,
+    )

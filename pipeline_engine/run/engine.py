@@ -1,0 +1,288 @@
+"""The engine: one scheduler, its models and executors, shared by everything that runs on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import count
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import trio
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from pipeline_engine.declare import Pipeline
+from pipeline_engine.errors import EngineClosedError, InputError
+from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
+from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
+from pipeline_engine.run.results import RunResult
+from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, SlotRequest, StepExecutors, StepRun
+from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
+
+DEFAULT_CAPACITY = 64
+
+
+class Engine:
+    """Run pipelines under one capacity, on trio; open it with `async with`.
+
+    Everything that runs on one engine shares its slots, its models' connections and its worker
+    processes. Steps of different documents are served in the order of the documents' arrival, and
+    runs and batches take turns.
+
+    Args:
+        models: The models that roles are bound to, unless a run says otherwise.
+        capacity: How many attempts may be in flight at once, over all runs.
+        sinks: Readers of the record streams of all runs.
+        seed: Makes the jitter of retries repeatable.
+
+    Raises:
+        ValueError: If `capacity` is smaller than 1.
+
+    Example:
+        >>> import trio
+        >>> from pipeline_engine import Pipeline
+        >>> pipeline = Pipeline("double", inputs={"number": int})
+        >>> @pipeline.step
+        ... async def doubled(number: int) -> int:
+        ...     return number * 2
+        >>> async def main():
+        ...     async with Engine(capacity=8) as engine:
+        ...         return (await engine.run(pipeline, {"number": 21}))[doubled]
+        >>> trio.run(main)
+        42
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Models | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        sinks: Sequence[Sink] = (),
+        seed: int | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self._models = models
+        self._sinks = tuple(sinks)
+        self._dice = random.Random(seed)
+        self._pool = ModelPool()
+        self._scheduler = Scheduler(capacity)
+        self._executors = StepExecutors(self._scheduler)
+        self._bound: dict[Plan, tuple[Models | None, BoundPlan]] = {}
+        self._run_prefix = token_hex(6)
+        self._run_numbers = count(1)
+        self._wall_time_at_zero = 0.0
+        self._is_open = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def __aenter__(self) -> Self:
+        # The only look at the wall clock: all later times are this plus trio's clock.
+        self._wall_time_at_zero = datetime.now(UTC).timestamp() - trio.current_time()
+        self._token = trio.lowlevel.current_trio_token()
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        self._scheduler.close()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
+            await self._executors.aclose()
+            await self._pool.aclose()
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "not open"
+        return f"<Engine {state}, {self.statistics()}>"
+
+    def statistics(self) -> SchedulerStatistics:
+        """Return how many attempts are in flight, ready and waiting at this instant."""
+        return self._scheduler.statistics()
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The slots and the queue that all runs share."""
+        return self._scheduler
+
+    def bind(self, dag: Pipeline | Plan, models: Models | None = None) -> BoundPlan:
+        """Compile a pipeline and bind its roles, once for all runs that use the same `models`.
+
+        Raises:
+            PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+        """
+        plan = compile_pipeline(dag)
+        models = self._models if models is None else models
+        known = self._bound.get(plan)
+        if known is not None and known[0] is models:
+            return known[1]
+        bound = BoundPlan.bind(plan, models, self._pool)
+        self._bound[plan] = (models, bound)
+        return bound
+
+    async def run(
+        self,
+        dag: Pipeline | Plan,
+        inputs: Mapping[str, Any],
+        *,
+        models: Models | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> RunResult:
+        """Run one document and return how every step ended.
+
+        A step's failure never raises here: it is in the result. A cancellation propagates after
+        every slot was given back. Called inside a step, the step gives its slot back meanwhile.
+
+        Args:
+            dag: A pipeline, or its plan.
+            inputs: A value for each declared input.
+            models: The models that roles are bound to; the engine's own if not given.
+            key: The document's key; a hash of the inputs if not given.
+            timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
+            priority: Higher goes first, over all runs and batches of the engine.
+
+        Raises:
+            PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+            InputError: If the inputs do not fit; nothing has run.
+            EngineClosedError: If the engine is not open.
+        """
+        bound = self.bind(dag, models)
+        return await self.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority)
+
+    async def run_bound(
+        self,
+        bound: BoundPlan,
+        inputs: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        group: Hashable = None,
+        keeps_records: bool = True,
+    ) -> RunResult:
+        """Run one document of a bound plan: what `run` and batches are made of.
+
+        Args:
+            bound: What `bind` returned.
+            inputs: A value for each declared input.
+            key: The document's key; a hash of the inputs if not given.
+            timeout: Seconds for the whole run.
+            priority: Higher goes first.
+            group: What takes turns with other groups: a batch; a run is a group of its own.
+            keeps_records: Whether the result has a trace and calls; without, only sinks get records.
+
+        Raises:
+            InputError: If the inputs do not fit; nothing has run.
+            EngineClosedError: If the engine is not open.
+        """
+        if not self._is_open:
+            raise EngineClosedError("engine")
+        plan = bound.plan
+        values = validate_inputs(plan, inputs)
+        run_id = f"{self._run_prefix}-{next(self._run_numbers)}"
+        if key is None:
+            key = document_key(inputs) or run_id
+        records: list[Record] = []
+        now = trio.current_time()
+        started = RunStarted(now, run_id, key, plan.outline, self._wall_time_at_zero + now, self.capacity)
+        readers = [sink.open_run(started) for sink in self._sinks]
+        emit: Callable[[Record], object]
+        if keeps_records:
+            records.append(started)
+            emit = records.append if not readers else _fan_out([records.append, *readers])
+        else:
+            emit = _fan_out(readers)
+        execution = Execution(
+            plan,
+            values,
+            bound.candidates,
+            scheduler=self._scheduler,
+            executors=self._executors,
+            emit=emit,
+            dice=self._dice,
+            run_id=run_id,
+            document=key,
+            group=run_id if group is None else group,
+            priority=priority,
+            host=self,
+        )
+        caller = RUNNING_STEP.get()
+        if isinstance(caller, StepRun) and caller.has_slot and caller.execution.scheduler is self._scheduler:
+            await self._run_nested(caller, execution, timeout)
+        else:
+            await execution.run(timeout)
+        result = RunResult(execution.state, records, document=key, run_id=run_id)
+        emit(RunFinished(trio.current_time(), result.status))
+        return result
+
+    async def _run_nested(self, caller: StepRun, execution: Execution, timeout: float | None) -> None:
+        """Run inside a step: who holds a slot never waits for another one."""
+        caller.has_slot = False
+        self._scheduler.release()
+        self._scheduler.dispatch()
+        await execution.run(timeout)
+        await self._scheduler.take_slot(SlotRequest(caller))
+        caller.has_slot = True
+
+
+def _fan_out(readers: Sequence[Callable[[Record], object]]) -> Callable[[Record], object]:
+    if len(readers) == 1:
+        return readers[0]
+
+    def emit(record: Record) -> None:
+        for reader in readers:
+            reader(record)
+
+    return emit
+
+
+def document_key(inputs: Mapping[str, Any]) -> str | None:
+    """Return the key of a document that has no name: a hash of its inputs; None if they have no JSON form.
+
+    Example:
+        >>> document_key({"a": 1, "b": 2}) == document_key({"b": 2, "a": 1})
+        True
+    """
+    try:
+        canonical = to_json({name: inputs[name] for name in sorted(inputs)})
+    except (PydanticSerializationError, UnicodeEncodeError, TypeError):
+        return None
+    return sha256(canonical).hexdigest()[:32]
+
+
+def validate_inputs(plan: Plan, inputs: Mapping[str, Any]) -> list[Any]:
+    """Return the inputs' values in the plan's order, validated.
+
+    Raises:
+        InputError: If any is missing, unknown, or of another type: all of them at once.
+    """
+    values: list[Any] = []
+    problems: list[str] = []
+    for declared in plan.inputs:
+        if declared.name not in inputs:
+            problems.append(f"{declared.name!r} is missing; give a {declared.output.name}.")
+            continue
+        value = inputs[declared.name]
+        if declared.output.validate is not None:
+            try:
+                value = declared.output.validate(value)
+            except ValidationError as error:
+                got = type(value).__name__
+                problems.append(f"{declared.name!r} is a {got}, not {declared.output.name}: {reasons_of(error)[0]}.")
+        values.append(value)
+    if len(inputs) > len(plan.inputs) or problems:
+        known = {declared.name for declared in plan.inputs}
+        problems += [f"{name!r} is no input." for name in inputs if name not in known]
+        if problems:
+            raise InputError(plan.name, [*problems, f"It takes {', '.join(sorted(known)) or 'none'}."])
+    return values

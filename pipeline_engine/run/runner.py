@@ -1,0 +1,181 @@
+"""One engine on a background thread, for many threads that share its limits and connections."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from pipeline_engine.errors import EngineClosedError
+from pipeline_engine.run.binding import Models
+from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
+from pipeline_engine.run.results import RunResult
+from pipeline_engine.run.trio_thread import TrioThread
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.plan import Plan
+
+__all__ = ["Runner"]
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Share one engine between threads: web workers, job queues, notebooks.
+
+    Open it with `with`, or with `open()` and `close()`. Make one per process, not one per request:
+    each runner has its own slots and connections.
+
+    Args:
+        models: The models that roles are bound to, unless a run says otherwise.
+        capacity: How many attempts may be in flight at once, over all runs.
+
+    Example:
+        >>> from pipeline_engine import Pipeline
+        >>> pipeline = Pipeline("greeting", inputs={"name": str})
+        >>> @pipeline.step
+        ... def greeting(name: str) -> str:
+        ...     return f"Hello, {name}!"
+        >>> with Runner(capacity=8) as runner:
+        ...     future = runner.submit(pipeline, {"name": "Ada"})
+        ...     [result[greeting] for result in runner.map(pipeline, [{"name": "Bo"}, {"name": "Cy"}])]
+        ...     future.result()[greeting]
+        ['Hello, Bo!', 'Hello, Cy!']
+        'Hello, Ada!'
+    """
+
+    def __init__(self, *, models: Models | None = None, capacity: int = DEFAULT_CAPACITY) -> None:
+        self.capacity = capacity
+        self._engine = Engine(models=models, capacity=capacity)
+        self._thread: TrioThread | None = None
+        self._in_flight = 0
+        self._idle: trio.Event | None = None
+
+    def open(self) -> Self:
+        """Start the thread and the engine; returns when they are ready.
+
+        Raises:
+            RuntimeError: If it was open before: a closed runner stays closed.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this runner was opened before. Make a new one.")
+        self._thread = TrioThread("pipeline_engine runner")
+        self._thread.start()
+        self._thread.call(self._engine.__aenter__)
+        return self
+
+    def close(self) -> None:
+        """Let the runs under way finish, then end engine and thread. Does nothing the second time."""
+        if self._thread is not None and self._thread.is_open:
+            self._thread.call(self._drain)
+            self._thread.close()
+
+    async def _drain(self) -> None:
+        while self._in_flight:
+            self._idle = trio.Event()
+            await self._idle.wait()
+        await self._engine.__aexit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        dag: Pipeline | Plan,
+        inputs: Mapping[str, Any],
+        *,
+        models: Models | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> RunResult:
+        """Run one document and wait for its result. An interrupt cancels the run.
+
+        Raises:
+            PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+            InputError: If the inputs do not fit.
+            EngineClosedError: If the runner is not open.
+        """
+        return self.call(Engine.run, dag, inputs, models=models, timeout=timeout, priority=priority)
+
+    def submit(
+        self,
+        dag: Pipeline | Plan,
+        inputs: Mapping[str, Any],
+        *,
+        models: Models | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Future[RunResult]:
+        """Start one document and return at once. Cancelling the future cancels the run.
+
+        Raises:
+            EngineClosedError: If the runner is not open.
+        """
+        return self.start(
+            lambda engine: engine.run(dag, inputs, models=models, timeout=timeout, priority=priority)
+        )
+
+    def map(
+        self, dag: Pipeline | Plan, documents: Iterable[Mapping[str, Any]], *, models: Models | None = None
+    ) -> Iterator[RunResult]:
+        """Run many documents and yield their results in the order of the documents.
+
+        At most four times the capacity are submitted ahead of the caller.
+
+        Raises:
+            EngineClosedError: If the runner is not open.
+        """
+        waiting: list[Future[RunResult]] = []
+        try:
+            for inputs in documents:
+                waiting.append(self.submit(dag, inputs, models=models))
+                if len(waiting) >= 4 * self.capacity:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        """Run an async function of the engine on the runner's thread and wait for it.
+
+        Raises:
+            EngineClosedError: If the runner is not open.
+        """
+        return self._open_thread().call(functools.partial(self._count, function, *arguments, **options))
+
+    def start(self, function: Callable[..., Awaitable[T]]) -> Future[T]:
+        """Start an async function of the engine on the runner's thread.
+
+        Raises:
+            EngineClosedError: If the runner is not open.
+        """
+        return self._open_thread().submit(functools.partial(self._count, function))
+
+    async def _count(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        self._in_flight += 1
+        try:
+            return await function(self._engine, *arguments, **options)
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0 and self._idle is not None:
+                self._idle.set()
+
+    def _open_thread(self) -> TrioThread:
+        if self._thread is None or not self._thread.is_open:
+            raise EngineClosedError("runner")
+        return self._thread

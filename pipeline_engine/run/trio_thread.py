@@ -1,0 +1,136 @@
+"""A thread with a trio loop of its own, for callers that live outside of trio."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import trio
+
+__all__ = ["TrioThread"]
+
+T = TypeVar("T")
+
+
+class TrioThread:
+    """Run async functions on one background thread; safe to use from any other thread.
+
+    Context variables and exceptions cross. Cancelling a returned future cancels the work.
+    """
+
+    def __init__(self, name: str, *, is_daemon: bool = False) -> None:
+        self._thread = threading.Thread(target=self._main, name=name, daemon=is_daemon)
+        self._started = threading.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._closing: trio.Event | None = None
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def start(self) -> None:
+        """Start the thread and return once its loop is running."""
+        self._thread.start()
+        self._started.wait()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work can be given to it."""
+        return self._is_open
+
+    def _main(self) -> None:
+        trio.run(self._serve)
+
+    async def _serve(self) -> None:
+        self._closing = trio.Event()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._token = trio.lowlevel.current_trio_token()
+            self._is_open = True
+            self._started.set()
+            await self._closing.wait()
+        self._is_open = False
+
+    def submit(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> Future[T]:
+        """Start `function` there and return at once.
+
+        The future can be cancelled as long as it has no result; `ended` then tells when the work
+        has really left.
+
+        Raises:
+            RuntimeError: If the thread is closed.
+        """
+        return self.submit_tracked(function, *arguments)[0]
+
+    def submit_tracked(
+        self, function: Callable[..., Awaitable[T]], *arguments: Any
+    ) -> tuple[Future[T], threading.Event]:
+        """Start `function` there; return its future, and an event that is set when it has left."""
+        token = self._token
+        if token is None or not self._is_open:
+            raise RuntimeError("the trio thread is closed")
+        future: Future[T] = Future()
+        scope = trio.CancelScope()
+        ended = threading.Event()
+        context = contextvars.copy_context()
+
+        async def perform() -> None:
+            try:
+                with scope:
+                    result = await function(*arguments)
+                if scope.cancelled_caught:
+                    future.cancel()
+                elif future.set_running_or_notify_cancel():
+                    future.set_result(result)
+            except trio.Cancelled:
+                future.cancel()
+                raise
+            except BaseException as error:  # noqa: BLE001 - it crosses to the caller's thread, whatever it is
+                if future.cancelled() or not future.set_running_or_notify_cancel():
+                    return
+                future.set_exception(error)
+            finally:
+                ended.set()
+
+        def begin() -> None:
+            if self._nursery is None or (self._closing is not None and self._closing.is_set()):
+                future.cancel()
+                ended.set()
+            else:
+                context.run(self._nursery.start_soon, perform)
+
+        def cancel(done: Future[T]) -> None:
+            if done.cancelled():
+                self._tell(scope.cancel)
+
+        future.add_done_callback(cancel)
+        self._tell(begin)
+        return future, ended
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(callback)
+            except trio.RunFinishedError:
+                pass  # the loop is gone, and the work with it
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Run `function` there and wait for it. An interrupt cancels it and waits until it has left."""
+        future, ended = self.submit_tracked(function, *arguments)
+        try:
+            return future.result()
+        except (KeyboardInterrupt, SystemExit):
+            future.cancel()
+            ended.wait()
+            raise
+
+    def close(self) -> None:
+        """Wait for the work that is under way, then end the thread. Does nothing the second time."""
+        with self._lock:
+            was_open, self._is_open = self._is_open, False
+        if was_open and self._closing is not None:
+            self._tell(self._closing.set)
+            self._thread.join()
+

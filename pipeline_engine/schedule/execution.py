@@ -1,0 +1,870 @@
+"""One document's run in motion: carries out what the state machine decides, on trio.
+
+There is a task for the document and one for each further attempt in flight, never one for work
+that waits: a step without a slot is an entry of the queue, one that backs off is a timer. The task
+that finishes a step goes on with a step that became ready by it, so a line of steps needs no task
+of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+from pydantic import ValidationError
+
+from pipeline_engine.declare import as_messages
+from pipeline_engine.errors import (
+    OutputError,
+    PipelineEngineError,
+    ProviderError,
+    StepCodeError,
+    StepTimeoutError,
+)
+from pipeline_engine.plan import Condition, FallbackStep, FallbackValue, Plan, PlannedStep, reasons_of
+from pipeline_engine.resilience import is_throttled, next_try
+from pipeline_engine.schedule.queue import Key
+from pipeline_engine.schedule.scheduler import Scheduler, Timer
+from pipeline_engine.schedule.state import Close, Decision, Evaluate, Open, RunState, Settle, Start
+from pipeline_engine.values import (
+    RUNNING_STEP,
+    AttemptFinished,
+    AttemptStarted,
+    Call,
+    Completed,
+    Completion,
+    CompletionModel,
+    Failed,
+    Fault,
+    Message,
+    Outcome,
+    Record,
+    RepairAsked,
+    Request,
+    Skipped,
+    StepContext,
+    StepFinished,
+    StepMapped,
+    StepReady,
+    Stopped,
+    Usage,
+    WaitEnded,
+    WaitStarted,
+)
+
+__all__ = ["BoundModel", "Candidate", "Execution", "Executors", "StepRun"]
+
+_log = logging.getLogger("pipeline_engine")
+
+_LONGEST_TURN = 0.001
+"""Seconds that a task may go on from step to step before it lets the other tasks run."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundModel:
+    """Try a step with this model."""
+
+    name: str
+    """As `"provider:model"`."""
+    model: CompletionModel
+
+
+Candidate = BoundModel | FallbackValue | FallbackStep
+"""What a step can be tried with, besides its own function."""
+
+
+class Executors(Protocol):
+    """Run functions elsewhere than on the engine's thread."""
+
+    async def run(self, step_run: StepRun) -> Any:
+        """Return what the step's function returns.
+
+        Raises:
+            Exception: Whatever the function raises.
+        """
+        ...
+
+
+class StepRun:
+    """Hold one execution of a step or item, over all its attempts."""
+
+    __slots__ = (
+        "arguments",
+        "attempt",
+        "attempts_spent",
+        "candidate",
+        "deadline",
+        "delay",
+        "error",
+        "execution",
+        "group",
+        "has_slot",
+        "is_abandoned",
+        "is_queued",
+        "is_repair",
+        "item",
+        "key",
+        "keywords",
+        "messages",
+        "priority",
+        "prompt",
+        "repairs",
+        "reply",
+        "scope_deadline",
+        "step",
+        "throttled",
+        "timer",
+    )
+
+    def __init__(self, execution: Execution, step: PlannedStep, item: int | None) -> None:
+        self.execution = execution
+        self.step = step
+        self.item = item
+        self.group = execution.group
+        self.priority = execution.priority
+        self.key: Key = (execution.place, -step.remaining, step.index, -1 if item is None else item)
+        self.is_queued = False
+        self.has_slot = False
+        self.is_abandoned = False
+        self.arguments: Sequence[Any] = ()
+        self.keywords: dict[str, Any] | None = None
+        self.prompt: tuple[Message, ...] = ()
+        self.messages: tuple[Message, ...] = ()
+        self.attempt = 0
+        self.attempts_spent = 0
+        self.throttled = 0
+        self.repairs = 0
+        self.reply = ""
+        self.error: Exception | None = None
+        self.is_repair = False
+        self.delay = 0.0
+        self.candidate = 0
+        self.deadline = math.inf
+        self.scope_deadline = math.inf
+        self.timer: Timer | None = None
+
+    def launch(self) -> None:
+        """Go on with a slot in hand: the queue calls this."""
+        self.execution.launch(self)
+
+    def context(self) -> StepContext:
+        """Return what the running step may know about itself."""
+        execution = self.execution
+        deadline = min(self.scope_deadline, execution.deadline)
+        return StepContext(
+            execution.run_id,
+            execution.plan.name,
+            execution.document,
+            self.step.name,
+            self.item,
+            self.attempt,
+            deadline if deadline < math.inf else None,
+        )
+
+
+class Execution:
+    """Run one document through a plan.
+
+    Args:
+        plan: The compiled pipeline.
+        inputs: Validated values, in the plan's order.
+        candidates: For each step, what it is tried with in order; None stands for a function step's
+            own function.
+        scheduler: Shared by all runs of the engine.
+        executors: Where functions run that are not trio's.
+        emit: Gets each record.
+        dice: The source of jitter.
+        host: Whoever runs it: what a run inside one of its steps runs on, too.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: Sequence[Any],
+        candidates: Sequence[Sequence[Candidate | None]],
+        *,
+        scheduler: Scheduler,
+        executors: Executors,
+        emit: Callable[[Record], object],
+        dice: random.Random,
+        run_id: str,
+        document: str,
+        group: Hashable,
+        priority: int = 0,
+        host: object = None,
+    ) -> None:
+        self.plan = plan
+        self.host = host
+        self.state = RunState(plan, inputs)
+        self.candidates = candidates
+        self.scheduler = scheduler
+        self.executors = executors
+        self.emit = emit
+        self.dice = dice
+        self.run_id = run_id
+        self.document = document
+        self.group = group
+        self.priority = priority
+        self.place = scheduler.next_document()
+        self.deadline = math.inf
+        self.sources = tuple(value for value in inputs if isinstance(value, str))
+        self._nursery: trio.Nursery | None = None
+        self._waiting: dict[StepRun, None] = {}
+        self._callers: dict[tuple[int, int | None], list[StepRun]] = {}
+        self._parked: trio.lowlevel.Task | None = None
+        self._next: StepRun | None = None
+        self._takes_next = False
+
+    async def run(self, timeout: float | None = None) -> None:
+        """Run until every step has its outcome, or `timeout` seconds have passed.
+
+        A cancellation from outside propagates, after every step got its outcome and every slot,
+        timer and place in the queue was given back.
+        """
+        if timeout is None:
+            try:
+                await self._run()
+            finally:
+                self._stop("cancelled")
+            return
+        self.deadline = trio.current_time() + timeout
+        reason = "cancelled"
+        try:
+            with trio.CancelScope(deadline=self.deadline) as scope:
+                await self._run()
+            if scope.cancelled_caught:
+                reason = f"the run's timeout of {timeout:g} s"
+        finally:
+            self._stop(reason)
+
+    async def _run(self) -> None:
+        caller = RUNNING_STEP.get()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                first = self._carry_out(self.state.begin(), trio.current_time())
+                if first is not None:
+                    await self._work(first)
+                if not self.state.is_over:
+                    self._parked = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._unpark)
+        finally:
+            # This task made attempts itself: its context must not keep the last one's.
+            RUNNING_STEP.set(caller)
+
+    def _unpark(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _stop(self, reason: str) -> None:
+        """Give everything back and settle what is not settled; does nothing to a finished run."""
+        state = self.state
+        if state.is_over and not self.plan.on_demand:
+            return
+        now = trio.current_time()
+        for step_run in self._waiting:
+            self._withdraw(step_run)
+            if step_run.item is not None:
+                self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped(reason)))
+        self._waiting.clear()
+        self._callers.clear()
+        decisions = state.finish() if state.is_over else state.stop(reason)
+        for decision in decisions:
+            if isinstance(decision, Settle):
+                self.emit(StepFinished(now, self.plan.steps[decision.step].name, None, decision.outcome))
+        self.scheduler.dispatch()
+
+    # Carrying out decisions: nothing here waits
+
+    def _carry_out(self, decisions: list[Decision], now: float) -> StepRun | None:
+        """Do what the state decided, and return the step run that this task goes on with, if any."""
+        ready: list[StepRun] = []
+        while decisions:
+            more: list[Decision] = []
+            for decision in decisions:
+                if isinstance(decision, Start):
+                    self._prepare(decision, now, ready, more)
+                elif isinstance(decision, Settle):
+                    self._settle(decision.step, decision.item, decision.outcome, now, more)
+                elif isinstance(decision, Evaluate):
+                    self._evaluate(decision, now, more)
+                elif isinstance(decision, Open):
+                    name = self.plan.steps[decision.step].name
+                    self.emit(StepReady(now, name, None, self._name(decision.unblocked_by)))
+                    self.emit(StepMapped(now, name, decision.width))
+                else:
+                    self._close(decision.step, now, more)
+            decisions = more
+        return self._admit(ready)
+
+    def _name(self, index: int | None) -> str | None:
+        return None if index is None else self.plan.steps[index].name
+
+    def _admit(self, ready: list[StepRun]) -> StepRun | None:
+        """Start ready work, or put it into the queue; return what the calling task goes on with."""
+        scheduler = self.scheduler
+        if len(ready) <= scheduler.free and not scheduler.queue:
+            scheduler.free -= len(ready)
+            for step_run in ready:
+                step_run.has_slot = True
+            for step_run in ready[1:]:
+                self._spawn(step_run)
+            self._wake_if_over()
+            if scheduler.free:
+                scheduler.dispatch()  # a batch may wait for room
+            return ready[0] if ready else None
+        for step_run in ready:
+            self._wait(step_run)
+            scheduler.queue.push(step_run)
+        # While the queue is served, one step run of this document may be kept for this very task.
+        self._takes_next, self._next = True, None
+        scheduler.dispatch()
+        self._takes_next = False
+        self._wake_if_over()
+        kept, self._next = self._next, None
+        return kept
+
+    def launch(self, step_run: StepRun) -> None:
+        """Go on with a step run that got its slot from the queue."""
+        self._resume(step_run)
+        step_run.has_slot = True
+        if self._takes_next and self._next is None:
+            self._next = step_run
+        else:
+            self._spawn(step_run)
+
+    def _spawn(self, step_run: StepRun) -> None:
+        if self._nursery is None:
+            raise AssertionError("a run that is not open cannot start anything")
+        self._nursery.start_soon(self._work, step_run)
+
+    def _wake_if_over(self) -> None:
+        if self._parked is not None and self.state.is_over:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
+
+    def _prepare(self, start: Start, now: float, ready: list[StepRun], more: list[Decision]) -> None:
+        step = self.plan.steps[start.step]
+        item = start.item
+        step_run = StepRun(self, step, item)
+        self.emit(
+            StepReady(
+                now, step.name, item, None if start.unblocked_by is None else self._name(start.unblocked_by)
+            )
+        )
+        if step.collect is not None:
+            step_run.arguments = step.collect(self.state.values)
+        else:
+            step_run.arguments, step_run.keywords = self.state.arguments(step.needs, item)
+        if step.kind == "llm":
+            try:
+                prompt = step.function(*step_run.arguments, **(step_run.keywords or {}))
+                step_run.prompt = step_run.messages = as_messages(prompt, step.system)
+            except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises is the outcome
+                self._fail_in_code(step_run, "prompt", error, now, more)
+                return
+            if not self.candidates[step.index]:
+                raise AssertionError(f"step {step.name!r} was bound to no model")
+        ready.append(step_run)
+
+    def _fail_in_code(
+        self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]
+    ) -> None:
+        """End a step by a bug in the pipeline's own code: no retry, no fallback."""
+        failure = _bug(step_run.step.name, part, error)
+        self._settle(step_run.step.index, step_run.item, Failed(failure), now, more)
+
+    def _evaluate(self, asked: Evaluate, now: float, more: list[Decision]) -> None:
+        step = self.plan.steps[asked.step]
+        condition = step.when
+        if condition is None:
+            raise AssertionError(f"step {step.name!r} has no condition")
+        try:
+            arguments, keywords = self.state.arguments(condition.needs, asked.item)
+            answer = condition.function(*arguments, **keywords)
+            if inspect.iscoroutine(answer):
+                answer.close()
+                raise TypeError("is async. A condition is a plain function")  # noqa: TRY301 - one way out for every bug
+        except Exception as error:  # noqa: BLE001 - the user's own code
+            if asked.item is None:
+                self.state.outcomes[asked.step] = Failed(_bug(step.name, "when", error))
+            more.append(Settle(asked.step, asked.item, Failed(_bug(step.name, "when", error))))
+            return
+        more.extend(self.state.answer(asked.step, asked.item, is_wanted=bool(answer)))
+
+    def _settle(
+        self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]
+    ) -> None:
+        """Record an outcome, tell the state, and wake who waits for it as a fallback."""
+        if item is not None and isinstance(outcome, Failed):
+            outcome = self.state.tolerate(index, outcome.error)
+        self.emit(StepFinished(now, self.plan.steps[index].name, item, outcome))
+        more.extend(self.state.settle(index, item, outcome))
+        if self._callers:
+            for caller in self._callers.pop((index, item), ()):
+                self._use_fallback_step(caller, outcome, now, more)
+            if item is None and self.plan.steps[index].is_mapped:
+                for key in [key for key in self._callers if key[0] == index]:
+                    for caller in self._callers.pop(key):
+                        self._use_fallback_step(caller, outcome, now, more)
+
+    def _close(self, index: int, now: float, more: list[Decision]) -> None:
+        """Withdraw the items of a step that wait for anything; those on the wire may finish."""
+        step = self.plan.steps[index]
+        for step_run in [waiting for waiting in self._waiting if waiting.step is step]:
+            self._resume(step_run)
+            self._withdraw(step_run)
+            self._settle(index, step_run.item, Skipped(step.name, is_by_choice=False), now, more)
+
+    # Waiting without a task
+
+    def _wait(self, step_run: StepRun) -> None:
+        """Keep track of work that has no task: the step's deadline must find it."""
+        self._waiting[step_run] = None
+        if step_run.deadline < math.inf and step_run.timer is None:
+            step_run.timer = self.scheduler.call_at(step_run.deadline, lambda: self._run_out(step_run))
+
+    def _resume(self, step_run: StepRun) -> None:
+        self._waiting.pop(step_run, None)
+        if step_run.timer is not None:
+            step_run.timer.cancel()
+            step_run.timer = None
+
+    def _withdraw(self, step_run: StepRun) -> None:
+        self.scheduler.queue.withdraw(step_run)
+        if step_run.timer is not None:
+            step_run.timer.cancel()
+            step_run.timer = None
+
+    def _backed_off(self, step_run: StepRun) -> None:
+        step_run.timer = None
+        self.emit(WaitEnded(trio.current_time(), step_run.step.name, step_run.item))
+        self._requeue(step_run)
+        self.scheduler.dispatch()
+
+    def _requeue(self, step_run: StepRun) -> None:
+        self._wait(step_run)
+        self.scheduler.queue.push(step_run)
+
+    def _run_out(self, step_run: StepRun) -> None:
+        """The step's deadline came while it waited."""
+        step_run.timer = None
+        self._resume(step_run)
+        self._withdraw(step_run)
+        for callers in self._callers.values():
+            if step_run in callers:
+                callers.remove(step_run)
+        now = trio.current_time()
+        more: list[Decision] = []
+        self._end_by_deadline(step_run, now, more)
+        self._go_on(more, now)
+
+    def _go_on(self, decisions: list[Decision], now: float) -> None:
+        """Carry out decisions where no step's task can go on with one of them."""
+        kept = self._carry_out(decisions, now)
+        if kept is not None:
+            self._spawn(kept)
+
+    # An attempt
+
+    async def _work(self, step_run: StepRun | None) -> None:
+        """Make attempts, each with a slot in hand, until none is left for this task."""
+        scheduler, emit = self.scheduler, self.emit
+        yielded_at = trio.current_time()
+        while step_run is not None:
+            step, item = step_run.step, step_run.item
+            step_run.attempt += 1
+            now = trio.current_time()
+            emit(
+                AttemptStarted(
+                    now, step.name, item, step_run.attempt, self._model_name(step_run), step_run.is_repair
+                )
+            )
+            RUNNING_STEP.set(step_run)
+            value: Any = None
+            error: Exception | None = None
+            try:
+                deadline = self._deadline(step_run, now)
+                if deadline == math.inf:
+                    value = await self._call(step_run)
+                else:
+                    with trio.CancelScope(deadline=deadline) as scope:
+                        value = await self._call(step_run)
+                    if scope.cancelled_caught:
+                        error = self._timeout_error(step_run)
+            except Exception as raised:  # noqa: BLE001 - here a step's failure becomes a value
+                error = _unwrapped(raised, step.name)
+            except BaseException:
+                # Cancelled from outside, or a crash of trio itself: nothing here may wait.
+                self._leave(step_run)
+                raise
+            finished = trio.current_time()
+            if step_run.has_slot:
+                step_run.has_slot = False
+                scheduler.free += 1
+            step_run = self._after_attempt(step_run, value, error, finished)
+            if step_run is None:
+                return
+            # Steps that never wait must not starve the calls on the wire.
+            if finished - yielded_at > _LONGEST_TURN:
+                try:
+                    await trio.lowlevel.checkpoint()
+                except trio.Cancelled:
+                    self._give_up(step_run)
+                    raise
+                yielded_at = trio.current_time()
+
+    def _call(self, step_run: StepRun) -> Awaitable[Any]:
+        step = step_run.step
+        if step.executor == "trio":
+            if step_run.keywords:
+                return step.function(*step_run.arguments, **step_run.keywords)  # type: ignore[no-any-return]  # async def
+            return step.function(*step_run.arguments)  # type: ignore[no-any-return]  # async def
+        if step.executor is not None:
+            return self.executors.run(step_run)
+        return self._complete(step_run)
+
+    async def _complete(self, step_run: StepRun) -> Completion:
+        candidate = self._candidate(step_run)
+        if not isinstance(candidate, BoundModel):
+            raise AssertionError(f"{candidate!r} is not called")
+        step = step_run.step
+        request = Request(
+            step_run.messages,
+            step.output.schema,
+            step.output.name,
+            self._sources(step_run),
+            step.timeout.seconds("connect"),
+        )
+        return await candidate.model.complete(request)
+
+    def _sources(self, step_run: StepRun) -> tuple[str, ...]:
+        """Return the texts that the step works on, the first of them its document or item."""
+        keywords = step_run.keywords or {}
+        return (
+            tuple(value for value in (*step_run.arguments, *keywords.values()) if isinstance(value, str))
+            or self.sources
+        )
+
+    def _candidate(self, step_run: StepRun) -> Candidate | None:
+        candidates = self.candidates[step_run.step.index]
+        return candidates[step_run.candidate] if step_run.candidate < len(candidates) else None
+
+    def _model_name(self, step_run: StepRun) -> str | None:
+        if step_run.step.kind != "llm":
+            return None
+        candidate = self._candidate(step_run)
+        return candidate.name if isinstance(candidate, BoundModel) else None
+
+    @staticmethod
+    def _deadline(step_run: StepRun, now: float) -> float:
+        """Return when this attempt ends; one cancel scope serves the attempt's timeout and the step's."""
+        timeout = step_run.step.timeout
+        step_seconds, attempt_seconds = timeout.seconds("step"), timeout.seconds("attempt")
+        if step_seconds is not None and step_run.attempt == 1:
+            step_run.deadline = now + step_seconds
+        own = now + attempt_seconds if attempt_seconds is not None else math.inf
+        step_run.scope_deadline = min(own, step_run.deadline)
+        return step_run.scope_deadline
+
+    @staticmethod
+    def _timeout_error(step_run: StepRun) -> StepTimeoutError:
+        timeout = step_run.step.timeout
+        which = "step" if step_run.deadline <= step_run.scope_deadline else "attempt"
+        seconds = timeout.seconds("step" if which == "step" else "attempt")
+        return StepTimeoutError(step_run.step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
+
+    def _give_up(self, step_run: StepRun) -> None:
+        """Take back a step run that has its slot and was cancelled before its attempt."""
+        step_run.has_slot = False
+        self.scheduler.release()
+        if step_run.item is not None:
+            self.emit(
+                StepFinished(trio.current_time(), step_run.step.name, step_run.item, Stopped("cancelled"))
+            )
+
+    def _leave(self, step_run: StepRun) -> None:
+        """End an attempt that was cancelled from outside, without waiting for anything."""
+        now = trio.current_time()
+        fault = Fault("cancelled", "cancelled from outside")
+        self.emit(AttemptFinished(now, step_run.step.name, step_run.item, step_run.attempt, fault))
+        if step_run.item is not None:
+            self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped("cancelled")))
+        if step_run.has_slot:
+            step_run.has_slot = False
+            self.scheduler.release()
+
+    # After an attempt: what its result leads to
+
+    def _after_attempt(
+        self, step_run: StepRun, value: Any, error: Exception | None, finished: float
+    ) -> StepRun | None:
+        """Record an attempt and decide what follows; return what this task goes on with."""
+        step, item = step_run.step, step_run.item
+        more: list[Decision] = []
+        if step.kind == "llm":
+            self._record_call(step_run, value, error, finished)
+        else:
+            fault = None if error is None else _fault(error)
+            self.emit(AttemptFinished(finished, step.name, item, step_run.attempt, fault))
+        now = finished
+        if error is None:
+            error, value = self._validated(step_run, value)
+            if step.output.validate is not None or step.check is not None:
+                now = trio.current_time()
+        if error is None:
+            via = self._via(step_run) if step_run.candidate else None
+            outcome = Completed(value, via)
+            if item is None and not self._callers:
+                # The way that nearly every step takes.
+                self.emit(StepFinished(now, step.name, None, outcome))
+                return self._carry_out(self.state.settle(step.index, None, outcome), now)
+            self._settle(step.index, item, outcome, now, more)
+            return self._carry_out(more, now)
+        self._after_failure(step_run, error, now, more)
+        return self._carry_out(more, now)
+
+    def _record_call(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> None:
+        completion = value if isinstance(value, Completion) else None
+        if completion is not None:
+            step_run.reply = completion.text
+        fault = None if error is None else _fault(error)
+        call = Call(
+            self._model_name(step_run) or "", step_run.messages, completion, fault.message if fault else None
+        )
+        usage: Usage | None = completion.usage if completion else None
+        self.emit(
+            AttemptFinished(finished, step_run.step.name, step_run.item, step_run.attempt, fault, usage, call)
+        )
+
+    def _validated(self, step_run: StepRun, value: Any) -> tuple[Exception | None, Any]:
+        """Return why a result is no output, or the output."""
+        step = step_run.step
+        try:
+            if step.kind == "llm":
+                value = self._parsed(step, value)
+            elif step.output.validate is not None:
+                value = step.output.validate(value)
+        except ValidationError as error:
+            return self._invalid(step, value, reasons_of(error)), None
+        except OutputError as error:
+            return error, None
+        if step.check is None:
+            return None, value
+        return self._checked(step, step.check, step_run.item, value), value
+
+    @staticmethod
+    def _invalid(step: PlannedStep, value: Any, reasons: tuple[str, ...]) -> OutputError:
+        if step.kind == "llm":
+            return OutputError(
+                step.name, reasons, advice="Allow another Retry(repair=…), or use a stronger model."
+            )
+        got = "None (is a `return` missing?)" if value is None else f"a {type(value).__name__}"
+        advice = f"It returned {got}. Return {step.output.name}, or change the annotation."
+        return OutputError(step.name, reasons, advice=advice)
+
+    @staticmethod
+    def _parsed(step: PlannedStep, completion: Any) -> Any:
+        if not isinstance(completion, Completion):
+            raise OutputError(
+                step.name,
+                [f"the model's complete() returned a {type(completion).__name__}"],
+                advice="Return a Completion.",
+            )
+        if completion.finish == "length" and step.truncated == "fail":
+            raise OutputError(
+                step.name,
+                ["the reply was cut at its token cap"],
+                advice='Raise Model(max_tokens=…), ask for less, or accept it with truncated="keep".',
+                is_truncated=True,
+            )
+        return step.output.parse(completion.text) if step.output.parse else completion.text
+
+    def _checked(self, step: PlannedStep, check: Condition, item: int | None, value: Any) -> Exception | None:
+        try:
+            arguments, keywords = self.state.arguments(check.needs, item)
+            answer = check.function(value, *arguments, **keywords)
+            if inspect.iscoroutine(answer):
+                answer.close()
+                raise TypeError("is async. A check is a plain function")  # noqa: TRY301 - one way out for every bug
+        except Exception as error:  # noqa: BLE001 - the user's own code
+            return _bug(step.name, "check", error)
+        if answer is True:
+            return None
+        reason = answer if isinstance(answer, str) else "the check refused it"
+        return OutputError(step.name, [reason], advice="Change the step, or what its check= accepts.")
+
+    # After a failure: repair, try again, fall back, give up
+
+    def _after_failure(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
+        step = step_run.step
+        if isinstance(error, StepCodeError):
+            self._settle(step.index, step_run.item, Failed(error), now, more)
+        elif isinstance(error, StepTimeoutError) and error.which == "step":
+            self._end_by_deadline(step_run, now, more)
+        elif isinstance(error, OutputError):
+            if not self._repair(step_run, error, now):
+                self._next_candidate(step_run, error, now, more)
+        else:
+            self._retry_or_go_on(step_run, error, now, more)
+
+    def _repair(self, step_run: StepRun, error: OutputError, now: float) -> bool:
+        """Tell a model what is wrong with its reply and ask again, if it has repairs left."""
+        step = step_run.step
+        if step.kind != "llm" or error.is_truncated or step_run.repairs >= step.retry.repair:
+            return False
+        step_run.repairs += 1
+        step_run.is_repair = True
+        reasons = "\n".join(f"- {reason}" for reason in error.reasons)
+        step_run.messages = (
+            *step_run.messages,
+            Message("assistant", step_run.reply),
+            Message("user", f"This answer cannot be used:\n{reasons}\nAnswer again, complete and corrected."),
+        )
+        self.emit(RepairAsked(now, step.name, step_run.item, error.reasons))
+        self._requeue(step_run)
+        return True
+
+    def _retry_or_go_on(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
+        step = step_run.step
+        if is_throttled(error):
+            step_run.throttled += 1
+        else:
+            step_run.attempts_spent += 1
+        try:
+            again = next_try(
+                step.retry,
+                error,
+                attempts=step_run.attempts_spent,
+                throttled=step_run.throttled,
+                previous=step_run.delay,
+                seconds_left=min(step_run.deadline, self.deadline) - now,
+                dice=self.dice,
+            )
+        except Exception as bug:  # noqa: BLE001 - Retry(on=…) is the user's own code
+            self._settle(step.index, step_run.item, Failed(_bug(step.name, "Retry(on=…)", bug)), now, more)
+            return
+        if again is None:
+            self._next_candidate(step_run, error, now, more)
+            return
+        step_run.delay = again.delay
+        if step.retry.on_retry is not None:
+            self._tell(step.retry.on_retry, step_run, error)
+        self.emit(WaitStarted(now, step.name, step_run.item, "backoff"))
+        self._waiting[step_run] = None
+        step_run.timer = self.scheduler.call_at(now + again.delay, lambda: self._backed_off(step_run))
+
+    def _tell(self, on_retry: Callable[[int, Exception], Any], step_run: StepRun, error: Exception) -> None:
+        """Call the user's callback, guarded: what it raises is logged and changes nothing."""
+        try:
+            answer = on_retry(step_run.attempt, error)
+        except Exception:
+            _log.exception("on_retry of step %r raised", step_run.step.name)
+            return
+        if inspect.isawaitable(answer) and self._nursery is not None:
+            self._nursery.start_soon(self._await_guarded, answer, step_run.step.name)
+
+    @staticmethod
+    async def _await_guarded(answer: Awaitable[Any], step: str) -> None:
+        try:
+            await answer
+        except Exception:
+            _log.exception("on_retry of step %r raised", step)
+
+    def _next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
+        """Go on with what is tried next; with nothing left the step fails with its last error."""
+        step, item = step_run.step, step_run.item
+        step_run.candidate += 1
+        candidate = self._candidate(step_run)
+        if candidate is None:
+            self._settle(step.index, item, Failed(error), now, more)
+        elif isinstance(candidate, FallbackValue):
+            self._settle(step.index, item, Completed(candidate.value, self._via(step_run)), now, more)
+        elif isinstance(candidate, BoundModel):
+            step_run.attempts_spent = step_run.throttled = step_run.repairs = 0
+            step_run.delay = 0.0
+            step_run.is_repair = False
+            step_run.messages = step_run.prompt
+            self._requeue(step_run)
+        else:
+            step_run.error = error
+            outcome, decisions = self.state.demand(candidate.index, item)
+            more.extend(decisions)
+            if outcome is None:
+                self.emit(WaitStarted(now, step.name, item, "fallback"))
+                self._callers.setdefault((candidate.index, item), []).append(step_run)
+                self._wait(step_run)
+            else:
+                self._use_fallback_step(step_run, outcome, now, more)
+
+    def _use_fallback_step(
+        self, step_run: StepRun, outcome: Outcome[Any], now: float, more: list[Decision]
+    ) -> None:
+        was_waiting = step_run in self._waiting
+        self._resume(step_run)
+        if isinstance(outcome, Completed):
+            completed = Completed(outcome.value, self._via(step_run))
+            self._settle(step_run.step.index, step_run.item, completed, now, more)
+            return
+        if was_waiting:
+            self.emit(WaitEnded(now, step_run.step.name, step_run.item))
+        error = step_run.error
+        if error is None:
+            raise AssertionError("a step falls back only after an error")
+        self._next_candidate(step_run, error, now, more)
+
+    def _end_by_deadline(self, step_run: StepRun, now: float, more: list[Decision]) -> None:
+        """Use the first plain value among the fallbacks that are left; nothing else has time to run."""
+        step = step_run.step
+        left = self.candidates[step.index][step_run.candidate :]
+        value = next((candidate for candidate in left if isinstance(candidate, FallbackValue)), None)
+        if value is not None:
+            outcome: Outcome[Any] = Completed(value.value, "fallback:value")
+        else:
+            seconds = step.timeout.seconds("step") or 0.0
+            outcome = Failed(StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned))
+        self._settle(step.index, step_run.item, outcome, now, more)
+
+    def _via(self, step_run: StepRun) -> str:
+        candidate = self._candidate(step_run)
+        name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
+        return f"fallback:{name}"
+
+
+def _unwrapped(error: Exception, step: str) -> Exception:
+    """Return what a step raised: a group of one is unwrapped, a foreign event loop is named."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    is_foreign = isinstance(error, TypeError) and "unrecognized yield message" in str(error)
+    if is_foreign or (isinstance(error, RuntimeError) and "no running event loop" in str(error)):
+        reason = 'calls an asyncio library, but async steps run on trio. Declare it with executor="asyncio".'
+        failure = StepCodeError(step, "function", reason)
+        failure.__cause__ = error
+        return failure
+    return error
+
+
+def _bug(step: str, part: str, error: Exception) -> StepCodeError:
+    """Return the error for user code that must not raise, its cause chained."""
+    if isinstance(error, TypeError) and str(error).startswith(("returned ", "is async")):
+        failure = StepCodeError(step, part, str(error))
+    else:
+        failure = StepCodeError(
+            step, part, f"raised {type(error).__name__}: {error}. Correct the pipeline's code."
+        )
+    failure.__cause__ = error
+    return failure
+
+
+def _fault(error: Exception) -> Fault:
+    kind = error.kind if isinstance(error, ProviderError) else type(error).__name__
+    status = error.status if isinstance(error, ProviderError) else None
+    return Fault(
+        kind, str(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status
+    )

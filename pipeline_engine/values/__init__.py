@@ -1,0 +1,66 @@
+"""The values that every floor speaks in: messages, requests, outcomes, records, and the ports; frozen, no I/O."""
+
+from pipeline_engine.values.context import RUNNING_STEP, StepContext, current_step
+from pipeline_engine.values.messages import File, Image, Message, Part, Prompt, Text
+from pipeline_engine.values.models import Completion, CompletionModel, Request, Usage
+from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Outcome, Skipped, Stopped
+from pipeline_engine.values.problems import Problem
+from pipeline_engine.values.records import (
+    AttemptFinished,
+    AttemptStarted,
+    Call,
+    Fault,
+    Outline,
+    OutlineStep,
+    Record,
+    RepairAsked,
+    RunFinished,
+    RunStarted,
+    Sink,
+    Status,
+    StepFinished,
+    StepMapped,
+    StepReady,
+    WaitEnded,
+    WaitStarted,
+)
+
+__all__ = [
+    "RUNNING_STEP",
+    "AttemptFinished",
+    "AttemptStarted",
+    "Call",
+    "Completed",
+    "Completion",
+    "CompletionModel",
+    "Dropped",
+    "Failed",
+    "Fault",
+    "File",
+    "Image",
+    "Message",
+    "Outcome",
+    "Outline",
+    "OutlineStep",
+    "Part",
+    "Problem",
+    "Prompt",
+    "Record",
+    "RepairAsked",
+    "Request",
+    "RunFinished",
+    "RunStarted",
+    "Sink",
+    "Skipped",
+    "Status",
+    "StepContext",
+    "StepFinished",
+    "StepMapped",
+    "StepReady",
+    "Stopped",
+    "Text",
+    "Usage",
+    "WaitEnded",
+    "WaitStarted",
+    "current_step",
+]
