@@ -68,15 +68,18 @@ def _matches(pattern: str) -> Iterator[Path]:
     elif path.exists():
         yield path
     elif glob.has_magic(pattern):
-        wants_any = not glob.has_magic(path.suffix) and path.suffix != ""
-        named = set(path.parts)
-        for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207  # Path.glob takes no absolute patterns
-            parts = Path(match).parent.parts
-            is_hidden = any(_is_skipped(part) and part not in named for part in parts)
-            candidate = Path(match)
-            is_wanted = wants_any or candidate.suffix.lower() in SUPPORTED
-            if is_wanted and not is_hidden and candidate.is_file():
-                yield candidate
+        wants_any = path.suffix != "" and not glob.has_magic(path.suffix)
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute patterns
+        for match in map(Path, matches):
+            is_wanted = wants_any or match.suffix.lower() in SUPPORTED
+            if is_wanted and match.is_file() and not _is_passed_over(match, set(path.parts)):
+                yield match
+
+
+def _is_passed_over(match: Path, named: set[str]) -> bool:
+    """Return whether a glob reached a file through a folder that holds no documents and that it did not name."""
+    folders = (folder for folder in match.parents if folder.name and folder.name not in named)
+    return any(_is_skipped(folder.name) or _is_venv(folder) for folder in folders)
 
 
 def _documents_in(folder: Path) -> Iterator[Path]:

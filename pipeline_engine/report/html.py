@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline_engine.report.spans import Segment, SegmentKind, Span
     from pipeline_engine.report.trace import Trace
+    from pipeline_engine.values.models import Usage
     from pipeline_engine.values.records import Fault
 
 __all__ = ["render_html", "write_html"]
@@ -421,7 +422,7 @@ def _table(trace: Trace) -> str:
     heads = ["Ready", "Took", *(SHORT_NAMES[kind].capitalize() for kind in kinds)]
     heads += ["Tries"]
     has_tokens = trace.usage is not None
-    heads += ["Tokens in", "Tokens out"] if has_tokens else []
+    heads += ["Tokens in → out"] if has_tokens else []
     head = "".join(f'<th scope="col" class="number">{text}</th>' for text in heads)
     rows = []
     for span in trace.steps:
@@ -430,9 +431,7 @@ def _table(trace: Trace) -> str:
         cells = [ready, took, *(_kind_text(trace, seconds[span.step][kind]) for kind in kinds)]
         cells.append(f"{span.attempts:,}" if span.attempts else "")
         if has_tokens:
-            usage = span.usage
-            counts = (None, None) if usage is None else (usage.input_tokens, usage.output_tokens)
-            cells += ["" if count is None else f"{count:,}" for count in counts]
+            cells.append(_tokens_text(span.usage))
         numbers = "".join(f'<td class="number">{text}</td>' for text in cells)
         name = f"{span.name} ×{span.width}" if span.is_mapped else span.name
         outcome = span.outcome or "running"
@@ -443,6 +442,13 @@ def _table(trace: Trace) -> str:
         '<table><thead><tr><th scope="col">Step</th><th scope="col">Outcome</th>'
         f'{head}<th scope="col">Answered by</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+
+
+def _tokens_text(usage: Usage | None) -> str:
+    if usage is None:
+        return ""
+    counts = (usage.input_tokens, usage.output_tokens)
+    return " → ".join("?" if count is None else f"{count:,}" for count in counts)
 
 
 def _kind_text(trace: Trace, seconds: float) -> str:

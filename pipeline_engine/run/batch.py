@@ -556,7 +556,10 @@ class Batch:
         self._runner = runner
         self._own: TrioThread | None = None
         self._results: queue.Queue[RunResult | None] = queue.Queue(maxsize=1)  # None is the end
-        perform = functools.partial(self._perform, *arguments, **options)
+
+        async def perform(engine: Engine) -> None:
+            await self._perform(engine, *arguments, **options)
+
         if runner is not None:
             refuse_capacity(capacity)
             self._future = runner.start(perform)

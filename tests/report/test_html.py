@@ -160,8 +160,7 @@ def test_the_table_says_what_the_drawings_show(document_trace):
         "0.8 s",
         "",
         "2",
-        "910",
-        "40",
+        "910 → 40",
         "openai:gpt-4o-mini",
     ]
 

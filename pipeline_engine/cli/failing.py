@@ -1,0 +1,115 @@
+"""How the command line fails: exit codes, and one line that says what, where and what next.
+
+It is loaded for `--help`, too: what only a failure needs is imported where it happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pipeline_engine.errors import PipelineEngineError, PlanError
+from pipeline_engine.text import one_line, safe_text
+
+__all__ = [
+    "COMPLETED",
+    "CUT_OFF",
+    "INTERRUPTED",
+    "NOT_COMPLETED",
+    "TERMINATED",
+    "UNUSABLE",
+    "CommandError",
+    "discard_output",
+    "explain",
+    "say",
+    "short_path",
+]
+
+COMPLETED = 0
+"""Every document completed."""
+NOT_COMPLETED = 1
+"""Some document did not complete."""
+UNUSABLE = 2
+"""The command, or the pipeline, cannot be run as it was given."""
+INTERRUPTED = 130
+"""Ended by Ctrl-C: 128 and the number of the signal, as shells have it."""
+CUT_OFF = 141
+"""Ended because nobody reads the output any more, as `| head` does."""
+TERMINATED = 143
+"""Ended by SIGTERM."""
+
+
+class CommandError(Exception):
+    """Raised for what the user can mend; its message says what is wrong, where, and what to do.
+
+    Attributes:
+        exit_code: What the process ends with.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = UNUSABLE) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
+def say(message: str) -> None:
+    """Print one message of our own on standard error; what it quotes cannot steer the terminal."""
+    print(f"pipeline-engine: {safe_text(message)}", file=sys.stderr)
+
+
+def explain(error: BaseException, *, is_debug: bool) -> int:
+    """Say on standard error what went wrong, and return the exit code."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted.")
+        return INTERRUPTED
+    if isinstance(error, PlanError):
+        # The one message of several lines: a problem on each.
+        told = str(PlanError(error.pipeline, [_with_short_path(problem) for problem in error.problems]))
+        say("\n".join([told, *getattr(error, "__notes__", [])]))
+        return UNUSABLE
+    if isinstance(error, CommandError):
+        say(one_line(str(error)))
+        return error.exit_code
+    if isinstance(error, PipelineEngineError):
+        say(one_line(str(error)))
+        return UNUSABLE
+    if isinstance(error, OSError):
+        name = f"{str(error.filename)!r}: " if error.filename is not None else ""
+        say(one_line(f"{name}{error.strerror or error}. The run ended there."))
+        return NOT_COMPLETED
+    more = "" if is_debug else " Run it again with --debug for the traceback."
+    say(one_line(f"something that should not happen: {type(error).__name__}: {error}.{more}"))
+    return NOT_COMPLETED
+
+
+def short_path(path: str) -> str:
+    """Return a path as the user would write it from here.
+
+    Example:
+        >>> from pathlib import Path
+        >>> short_path(str(Path.cwd() / "pipelines" / "document.py"))
+        'pipelines/document.py'
+    """
+    from pathlib import Path
+
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _with_short_path(problem: object) -> object:
+    from dataclasses import replace
+
+    from pipeline_engine.values import Problem
+
+    if not isinstance(problem, Problem) or problem.file is None:
+        return problem
+    return replace(problem, file=short_path(problem.file))
+
+
+def discard_output() -> None:
+    """Let what is still buffered for a closed pipe go nowhere, so that the interpreter can end in peace."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,161 @@
+"""What is kept of a run's results for the screen: counts, the first rows, the slowest document; never all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from pipeline_engine.report.numbers import count_text
+from pipeline_engine.text import one_line
+from pipeline_engine.values import Completed, Dropped, Failed, Outcome, Skipped, Status, Stopped, Usage
+
+if TYPE_CHECKING:
+    from pipeline_engine.plan import Plan
+    from pipeline_engine.report import Trace
+    from pipeline_engine.run import RunResult
+
+__all__ = ["MAX_CELL", "Row", "Summary", "compact", "outcome_text", "reason_of", "tokens_text"]
+
+MAX_ROWS = 50
+MAX_REASONS = 10
+MAX_CELL = 300
+"""More of an output is never shown in a table, however wide the terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Hold one document's line of the table, already safe to print."""
+
+    document: str
+    status: Status
+    took: float | None
+    """Seconds from admission to the last outcome; None if it was not run."""
+    cells: tuple[str, ...]
+    """The output of each leaf."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """Take in one result after the other, in memory that does not grow with their number."""
+
+    plan: Plan
+    counts: Counter[Status] = field(default_factory=Counter)
+    """How many documents ended how."""
+    usage: Usage = field(default_factory=Usage)
+    """The tokens spent, as far as they are known."""
+    rows: list[Row] = field(default_factory=list)
+    """The first fifty that finished."""
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    """Document and reason of the first ten that did not complete."""
+    first: list[tuple[str, str]] = field(default_factory=list)
+    """The output of every step of the first document: shown where it is the only one."""
+    _slowest: tuple[bool, float, RunResult] | None = None
+
+    @property
+    def finished(self) -> int:
+        """How many results there were."""
+        return self.counts.total()
+
+    @property
+    def not_completed(self) -> int:
+        """How many documents ended without all of their outputs."""
+        return self.finished - self.counts["completed"]
+
+    @property
+    def slowest(self) -> Trace | None:
+        """The trace of the slowest completed document; of the slowest one at all, if none completed."""
+        return None if self._slowest is None else self._slowest[2].trace
+
+    def add(self, result: RunResult) -> Row:
+        """Take in a result and return its row."""
+        self.counts[result.status] += 1
+        took = None
+        if result.records:
+            took = result.records[-1].at - result.records[0].at
+            self.usage += result.usage
+            self._keep_slowest(result, took)
+        if result.status != "completed" and len(self.reasons) < MAX_REASONS:
+            self.reasons.append((one_line(result.document), reason_of(result)))
+        if not self.first:
+            self.first = [(one_line(step.name), outcome_text(result.outcome(step.name))) for step in self.plan.steps]
+        leaves = [self.plan.steps[index].name for index in self.plan.leaves]
+        cells = tuple(outcome_text(result.outcome(leaf)) for leaf in leaves)
+        row = Row(one_line(result.document), result.status, took, cells)
+        if len(self.rows) < MAX_ROWS:
+            self.rows.append(row)
+        return row
+
+    def _keep_slowest(self, result: RunResult, took: float) -> None:
+        is_completed = result.status == "completed"
+        if self._slowest is None or (is_completed, took) > self._slowest[:2]:
+            self._slowest = (is_completed, took, result)
+
+
+def reason_of(result: RunResult) -> str:
+    """Return why a document did not complete, without its name: that stands before it already."""
+    named = repr(result.document)
+    return one_line(result.reason.removeprefix(f"{named} ").replace(f" of document {named}", ""))
+
+
+def outcome_text(outcome: Outcome[Any]) -> str:
+    """Return how a step ended as a cell of a table.
+
+    Example:
+        >>> outcome_text(Completed(0.5)), outcome_text(Skipped("when", is_by_choice=True))
+        ('0.5', '–')
+    """
+    if isinstance(outcome, Completed):
+        shown = compact(outcome.value)
+        return f"(fallback) {shown}" if outcome.via else shown
+    if isinstance(outcome, Skipped):
+        return "–" if outcome.is_by_choice else "✗ skipped"
+    if isinstance(outcome, Stopped):
+        return "✗ stopped"
+    if isinstance(outcome, Failed | Dropped):
+        return "✗ failed"
+    return ""
+
+
+def compact(value: object) -> str:
+    """Return an output on one line: of a model with one field, just that field.
+
+    Example:
+        >>> class Title(BaseModel):
+        ...     text: str
+        >>> compact(Title(text="A title")), compact([Title(text="a"), Title(text="b")]), compact(0.12345)
+        ('A title', 'a, b', '0.123')
+    """
+    if isinstance(value, BaseModel):
+        fields = [(name, getattr(value, name)) for name in type(value).model_fields]
+        if len(fields) == 1:
+            return compact(fields[0][1])
+        return one_line(", ".join(f"{name}={compact(inner)}" for name, inner in fields)[:MAX_CELL])
+    if isinstance(value, str):
+        return one_line(value[:MAX_CELL])
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple | set | frozenset):
+        # Fifty items fill any cell; a million of them need not be turned into text for it.
+        shown = [compact(item) for _, item in zip(range(50), value, strict=False)]
+        return one_line(", ".join(shown)[:MAX_CELL]) if shown else "none"
+    return one_line(to_json(value, fallback=repr).decode()[:MAX_CELL])
+
+
+def tokens_text(usage: Usage) -> str:
+    """Return the tokens spent; nothing if nobody counted.
+
+    Example:
+        >>> tokens_text(Usage(12_345, 678)), tokens_text(Usage())
+        ('12.3 k tokens in, 678 out', '')
+    """
+    if not usage.input_tokens and not usage.output_tokens:
+        return ""
+    return f"{count_text(usage.input_tokens or 0)} tokens in, {count_text(usage.output_tokens or 0)} out"

@@ -1,0 +1,25 @@
+"""Run benchmarks by name, all of them if none is named: `python -m tests.benchmarks overhead ordering`."""
+
+import sys
+from importlib import import_module
+
+from tests.benchmarks.measuring import print_setting, pure_python_milliseconds
+
+BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering")
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"There is no benchmark {unknown[0]!r}. There are: {', '.join(BENCHMARKS)}.")
+    print_setting()
+    before = pure_python_milliseconds()
+    for name in names or BENCHMARKS:
+        import_module(f"tests.benchmarks.{name}").main()
+    after = pure_python_milliseconds()
+    remark = "" if abs(after / before - 1) < 0.2 else " NOISY: the machine itself changed by more than a fifth."
+    print(f"\nA fixed loop of pure Python took {before:.0f} ms at the start and {after:.0f} ms at the end.{remark}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
