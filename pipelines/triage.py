@@ -87,9 +87,9 @@ def reply(
     return f"Draft a short, friendly reply. {task}\n\nThe message:\n\n{document}"
 
 
-# Plain code is a step, too. It does not wait for the reply.
+# Plain code is a step, too; async, because what is quick needs no thread. It does not wait for the reply.
 @pipeline.step
-def team(
+async def team(
     kind: Kind, complaint: Complaint | None = None
 ) -> Literal["accounting", "care", "urgent care", "sales", "inbox"]:
     if complaint is not None:

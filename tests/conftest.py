@@ -9,7 +9,7 @@ import trio.testing
 from hypothesis import settings
 
 # The same examples every time, so that a green main stays green; `HYPOTHESIS_PROFILE=explore` looks for new ones.
-settings.register_profile("ci", derandomize=True, max_examples=150, deadline=None)
+settings.register_profile("ci", derandomize=True, max_examples=100, deadline=None)
 settings.register_profile("explore", max_examples=3000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

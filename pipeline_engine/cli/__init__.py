@@ -7,8 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline_engine.cli.arguments import parse_arguments
-from pipeline_engine.cli.failing import CUT_OFF, INTERRUPTED, CommandError, discard_output, explain, say
-from pipeline_engine.text import safe_text
+from pipeline_engine.cli.failing import CommandError, explain
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -42,17 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_debug = arguments.debug
         code = _perform(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        say("interrupted.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        discard_output()
-        return CUT_OFF
-    except Exception as error:  # noqa: BLE001 - the border: whatever goes wrong is said in one line
-        if is_debug:
-            import traceback
-
-            print(safe_text(traceback.format_exc()), file=sys.stderr)
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - the border: all is said in one line
         return explain(error, is_debug=is_debug)
     return code
 

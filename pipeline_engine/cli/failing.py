@@ -5,6 +5,7 @@ It is loaded for `--help`, too: what only a failure needs is imported where it h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -19,7 +20,6 @@ __all__ = [
     "TERMINATED",
     "UNUSABLE",
     "CommandError",
-    "discard_output",
     "explain",
     "say",
     "short_path",
@@ -58,11 +58,19 @@ def say(message: str) -> None:
 
 def explain(error: BaseException, *, is_debug: bool) -> int:
     """Say on standard error what went wrong, and return the exit code."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        interrupts = error.subgroup(KeyboardInterrupt)
+        error = _first(error if interrupts is None else interrupts)
     if isinstance(error, KeyboardInterrupt):
         say("interrupted.")
         return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return CUT_OFF
+    if is_debug:
+        import traceback
+
+        print(safe_text("".join(traceback.format_exception(error))), file=sys.stderr)
     if isinstance(error, PlanError):
         # The one message of several lines: a problem on each.
         told = str(PlanError(error.pipeline, [_with_short_path(problem) for problem in error.problems]))
@@ -109,7 +117,17 @@ def _with_short_path(problem: object) -> object:
     return replace(problem, file=short_path(problem.file))
 
 
-def discard_output() -> None:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _discard_output() -> None:
     """Let what is still buffered for a closed pipe go nowhere, so that the interpreter can end in peace."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a stream of a test has no file
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

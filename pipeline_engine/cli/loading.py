@@ -94,9 +94,9 @@ def _no_such_file(path: Path) -> str:
     what = f"pipeline file {str(path)!r}"
     if path.is_dir():
         return f"{what} is a folder. Name a file in it."
-    beside = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else "Check the path and the folder you run from."
+    beside = [file.stem for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.stem, beside, n=1)
+    hint = f"Did you mean {str(path.with_stem(near[0]))!r}?" if near else "Check the path and the folder you run from."
     return f"{what} does not exist. {hint}"
 
 

@@ -133,9 +133,9 @@ def compact(value: object) -> str:
         fields = [(name, getattr(value, name)) for name in type(value).model_fields]
         if len(fields) == 1:
             return compact(fields[0][1])
-        return one_line(", ".join(f"{name}={compact(inner)}" for name, inner in fields)[:MAX_CELL])
+        return _cut(", ".join(f"{name}={compact(inner)}" for name, inner in fields))
     if isinstance(value, str):
-        return one_line(value[:MAX_CELL])
+        return _cut(value)
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -145,8 +145,13 @@ def compact(value: object) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         # Fifty items fill any cell; a million of them need not be turned into text for it.
         shown = [compact(item) for _, item in zip(range(50), value, strict=False)]
-        return one_line(", ".join(shown)[:MAX_CELL]) if shown else "none"
-    return one_line(to_json(value, fallback=repr).decode()[:MAX_CELL])
+        return _cut(", ".join(shown)) if shown else "none"
+    return _cut(to_json(value, fallback=repr).decode())
+
+
+def _cut(text: str) -> str:
+    # Cut twice: the first time so that a long text is not made safe for nothing.
+    return one_line(text[: 2 * MAX_CELL], MAX_CELL)
 
 
 def tokens_text(usage: Usage) -> str:

@@ -38,14 +38,16 @@ def print_results(console: Console, summary: Summary) -> None:
     notes = []
     hidden = len(summary.plan.leaves) - _MAX_OUTPUTS
     if summary.finished > len(summary.rows):
-        notes.append(f"… and {counted(summary.finished - len(summary.rows), 'more document')}; --out has them all.")
+        notes.append(
+            f"… and {counted(summary.finished - len(summary.rows), 'more document')}; --out FILE keeps all of them."
+        )
     if hidden > 0 and summary.finished > 1:
-        notes.append(f"{counted(hidden, 'more output')} of each document: --out has them all.")
+        notes.append(f"{counted(hidden, 'more output')} of each document; --out FILE keeps all of them.")
     if summary.not_completed:
         notes.append("\nnot completed:")
         notes += [f"  {document}: {reason}" for document, reason in summary.reasons]
     if summary.not_completed > len(summary.reasons):
-        notes.append(f"  … and {summary.not_completed - len(summary.reasons)} more; --out has their reasons.")
+        notes.append(f"  … and {summary.not_completed - len(summary.reasons)} more; --out FILE keeps their reasons.")
     for note in notes:
         console.print(Text(_wrapped(note, console)), soft_wrap=True)
     console.print()
@@ -87,14 +89,14 @@ def results_table(summary: Summary, width: int) -> Table:
 
 
 def document_table(summary: Summary, width: int) -> Table:
-    """Return every step's output, for a run of one document."""
+    """Return every step's output, for a run of one document: there is room to show more of each."""
     row = summary.rows[0]
-    steps = max(len(step) for step, _ in summary.first)
+    steps = max(display_width(step) for step, _ in summary.first)
     table = _plain_table()
     table.add_column(Text("step"), no_wrap=True)
-    table.add_column(Text(f"output for {fit_tail(row.document, max(8, width - steps - 14))}"), no_wrap=True)
+    table.add_column(Text(f"output for {fit_tail(row.document, max(8, width - steps - 14))}"), overflow="fold")
     for step, text in summary.first:
-        table.add_row(Text(step), _cell(text, max(8, width - steps - 2)))
+        table.add_row(Text(step), Text(text, style=_style(text)))
     return table
 
 
@@ -103,7 +105,11 @@ def _plain_table() -> Table:
 
 
 def _cell(text: str, cells: int) -> Text:
-    return Text(fit(text, cells).rstrip(), style="red" if text.startswith("✗ ") else "")
+    return Text(fit(text, cells).rstrip(), style=_style(text))
+
+
+def _style(cell: str) -> str:
+    return "red" if cell in {"✗ failed", "✗ skipped", "✗ stopped"} else ""
 
 
 def _took(row: Row) -> str:

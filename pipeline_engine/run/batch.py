@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import queue
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -47,6 +49,8 @@ _REMEMBERED_KEYS = 100_000
 """How many documents back a key is recognised as seen before; more would cost unbounded memory."""
 _PULL_AHEAD = 64
 """How many documents are taken from an iterator in one go: each go costs a hop to a thread."""
+_PULL_SECONDS = 0.005
+"""How long one go lasts at most, so that a slow iterator does not hold up the documents it gave."""
 _SAMPLE = 100
 
 
@@ -159,7 +163,7 @@ class BatchStream:
         self._timeout = timeout
         self._document_timeout = document_timeout
         self._priority = priority
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._seen: OrderedDict[bytes, str | None] = OrderedDict()
         self._in_flight = 0
         self._has_place = trio.Event()
@@ -202,17 +206,19 @@ class BatchStream:
     async def _feed(self) -> None:
         async with self._send, trio.open_nursery() as nursery:
             try:
-                async for document in _pulled(self._documents):
-                    if self._deadline is not None and trio.current_time() >= self._deadline:
-                        break
-                    named = self._named(document)
-                    if named is None:
-                        continue
-                    await self._wait_for_place()
-                    await self._engine.scheduler.wait_for_room()
-                    self._in_flight += 1
-                    self._engine.scheduler.arriving += 1
-                    nursery.start_soon(self._run_one, named)
+                async with aclosing(_pulled(self._documents)) as documents:
+                    async for document in documents:
+                        named = self._named(document)
+                        if named is None:
+                            continue
+                        with trio.CancelScope(deadline=self._deadline) as patience:
+                            await self._wait_for_place()
+                            await self._engine.scheduler.wait_for_room()
+                        if patience.cancelled_caught or trio.current_time() >= self._deadline:
+                            break
+                        self._in_flight += 1
+                        self._engine.scheduler.arriving += 1
+                        nursery.start_soon(self._run_one, named)
             except Exception as error:  # noqa: BLE001 - the caller's own iterable: its error is told after the results
                 error.add_note("Raised by the iterable of documents; the documents before it were run.")
                 self._failure = error
@@ -268,7 +274,7 @@ class BatchStream:
             return RunResult.refused(self._bound.plan, document.key, error)
 
     def _seconds_left(self) -> float | None:
-        if self._deadline is None:
+        if self._deadline == math.inf:
             return self._document_timeout
         left = max(0.0, self._deadline - trio.current_time())
         return left if self._document_timeout is None else min(left, self._document_timeout)
@@ -282,7 +288,7 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def _pulled(documents: Documents) -> AsyncIterator[Mapping[str, Any] | Document]:
+async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Document]:
     """Yield the documents; an iterator is advanced in a thread, because it may read files or a database."""
     if isinstance(documents, AsyncIterable):
         async for document in documents:
@@ -306,8 +312,12 @@ def _next_chunk(
     iterator: Iterator[Mapping[str, Any] | Document],
 ) -> tuple[list[Mapping[str, Any] | Document], Exception | None]:
     items: list[Mapping[str, Any] | Document] = []
+    enough_at = time.perf_counter() + _PULL_SECONDS
     try:
-        items.extend(islice(iterator, _PULL_AHEAD))
+        for item in iterator:
+            items.append(item)  # noqa: PERF402 - an error must not lose the items before it
+            if len(items) == _PULL_AHEAD or time.perf_counter() > enough_at:
+                break
     except Exception as error:  # noqa: BLE001 - told after the documents that came before it
         return items, error
     return items, None

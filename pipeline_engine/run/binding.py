@@ -111,7 +111,7 @@ def _unbound(plan: Plan, models: Models) -> list[Problem]:
     unused = sorted(set(models) - set(plan.roles))
     if unused:
         known = f"Its roles are {sentence_list(sorted(plan.roles))}." if plan.roles else "It uses no models."
-        problems.append(Problem("PE203", f"models= binds {sentence_list(unused)}, which no step uses. {known}"))
+        problems.append(Problem("PE203", f"{sentence_list(unused)} is bound to a model, but no step uses such a role. {known}"))
     return problems
 
 

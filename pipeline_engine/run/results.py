@@ -178,10 +178,8 @@ class RunResult:
         """Why the document is not completed, on one line; empty if it is."""
         if self.error is not None:
             return one_line(str(self.error))
-        problems = [one_line(str(error)) for error in self.errors]
-        stopped = [o for o in self._state.outcomes if isinstance(o, Stopped)]
-        if not problems and stopped:
-            problems = [f"stopped: {stopped[0].reason}"]
+        stopped = [f"stopped: {o.reason}" for o in self._state.outcomes if isinstance(o, Stopped)]
+        problems = stopped[:1] + [one_line(str(error)) for error in self.errors]
         return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "") if problems else ""
 
     def raise_for_failure(self) -> None:

@@ -12,12 +12,12 @@ import inspect
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline_engine.declare import as_messages
 from pipeline_engine.errors import (
@@ -545,12 +545,12 @@ class Execution:
         return await candidate.model.complete(request)
 
     def _sources(self, step_run: StepRun) -> tuple[str, ...]:
-        """Return the texts that the step works on, the first of them its document or item."""
-        keywords = step_run.keywords or {}
-        return (
-            tuple(value for value in (*step_run.arguments, *keywords.values()) if isinstance(value, str))
-            or self.sources
-        )
+        """Return the texts that the step works on: its own document, item or list first."""
+        given = [*step_run.arguments, *(step_run.keywords or {}).values()]
+        texts = [value for value in given if isinstance(value, str)]
+        texts += ["\n\n".join(texts_in(value)) for value in given if isinstance(value, list)]
+        others = ["\n\n".join(texts_in(value)) for value in given if not isinstance(value, str | list)]
+        return (*(texts or self.sources), *others)
 
     def _candidate(self, step_run: StepRun) -> Candidate | None:
         candidates = self.candidates[step_run.step.index]
@@ -835,6 +835,24 @@ class Execution:
         candidate = self._candidate(step_run)
         name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
         return f"fallback:{name}"
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return the texts that an output holds, in order.
+
+    Example:
+        >>> texts_in({"title": "A", "lines": ["B", "C"], "score": 1})
+        ['A', 'B', 'C']
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for part in value for text in texts_in(part)]
+    return []
 
 
 def _unwrapped(error: Exception, step: str) -> Exception:

@@ -27,7 +27,8 @@ def _load(module: str, file: str) -> Any:
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module:
+            is_own = error.name is not None and f"{module}.".startswith(f"{error.name}.")
+            if not is_own:
                 raise
     # The caller's script, or a pipeline file that is in no package: loaded by its path under a
     # name of its own, so that `if __name__ == "__main__"` stays false.

@@ -313,10 +313,10 @@ class RunState:
             decisions.append(Evaluate(index, None))
         if self._missing[index] or self._when_missing[index]:
             return
+        if index in self._asked and index not in self._answered:
+            return  # the answer may skip it by choice, which wins over any failure
         if lack is not None:
             self._decide(index, None, Skipped(lack.name, is_by_choice=False), decisions)
-        elif is_asked_once and index not in self._answered:
-            return
         elif step.is_mapped:
             self._open(step, by, decisions)
         elif not step.is_on_demand or (index, None) in self._demanded:

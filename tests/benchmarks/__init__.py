@@ -1,1 +1,1 @@
-"""Benchmarks: what the engine costs, as ratios to code written by hand. No tests, and nothing passes or fails by time."""
+"""Benchmarks: what the engine costs, as ratios to code written by hand. Nothing here passes or fails by time."""

@@ -121,8 +121,8 @@ def main() -> None:
         timings = in_turns(
             {
                 "by hand": lambda hand=by_hand[hand]: trio.run(_cost, hand, SIZE, 3),
-                "engine": lambda plan=plain, given=inputs: on_engine(plan, given, SIZE),
-                "engine, with a timeout": lambda plan=limited, given=inputs: on_engine(plan, given, SIZE),
+                "engine": lambda plan=plain, given=inputs: on_engine(plan, given, SIZE, 3),
+                "engine, with a timeout": lambda plan=limited, given=inputs: on_engine(plan, given, SIZE, 3),
             }
         )
         for who, timing in timings.items():

@@ -57,6 +57,42 @@ def names_for_tests():
     return testing.__all__
 
 
+# What the engine makes and users only read: how it is made is nobody's business.
+MADE_BY_THE_ENGINE = {
+    "BatchResult",
+    "CompletionModel",
+    "InTurn",
+    "PipelineEngineError",
+    "Plan",
+    "Problem",
+    "RunResult",
+    "Step",
+    "StepContext",
+    "Trace",
+}
+
+
+def signature_of(name):
+    """Return how a name is called, without the types."""
+    if name in MADE_BY_THE_ENGINE:
+        return name
+    from pipeline_engine import testing
+
+    value = getattr(pipeline_engine, name, None) or getattr(testing, name)
+    signature = inspect.signature(value)
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    return f"{name}{signature.replace(parameters=plain, return_annotation=signature.empty)}"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *names_for_tests()])
+def test_the_reference_has_the_signature(name):
+    """A parameter that was renamed must be renamed for the reader, too."""
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    section = page.partition(f"### `{name}`\n")[2]
+
+    assert section.strip().startswith(f"`{signature_of(name)}`\n")
+
+
 def test_an_unknown_name_is_an_attribute_error():
     """Typing mistakes must look like everywhere else in Python."""
     with pytest.raises(AttributeError, match=r"^module 'pipeline_engine' has no attribute 'Pipelin'$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING
 
 from pipeline_engine.errors import RejectedError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pipeline_engine.values import Request
 
 __all__ = ["ExtractiveModel"]
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class ExtractiveModel:
@@ -35,14 +38,27 @@ class ExtractiveModel:
     name = "offline:extractive"
 
     async def complete(self, request: Request) -> Completion:
-        """Return an answer at once; it never waits, so nothing can be left half-open.
+        """Return an answer after some milliseconds of work in a thread; a cancelled caller leaves it behind.
 
         The text is the first of `request.sources`, or the last user message where there are none.
 
         Raises:
             RejectedError: If the schema asks for what cannot be extracted; the message names the field.
         """
-        document = analyse(_text(request))
+        # Imported here: everything else in this room is pure.
+        import trio
+
+        return await trio.to_thread.run_sync(self.answer, request, abandon_on_cancel=True)
+
+    def answer(self, request: Request) -> Completion:
+        """Do the work of `complete`, without waiting for anything.
+
+        Raises:
+            RejectedError: If the schema asks for what cannot be extracted; the message names the field.
+        """
+        # The steps of a document ask about the same text at once: the first one analyses it for all.
+        with _ONE_AT_A_TIME:
+            document = analyse(_text(request))
         if request.schema is None:
             return Completion(document.summary(), model=self.name)
         try:

