@@ -174,7 +174,7 @@ class StepCodeError(PipelineEngineError):
 
     Attributes:
         step: The step.
-        part: Which code: "prompt", "when", "check", "step" …
+        part: Which code: "prompt", "when", "check", "function", "each" or "Retry(on=…)".
     """
 
     def __init__(self, step: str, part: str, reason: str) -> None:

@@ -99,7 +99,7 @@ class Retry:
             growth = float(attempt - 1)
         else:
             growth = 1.0
-        return min(self.max_delay, self.base_delay * growth)
+        return float(min(self.max_delay, self.base_delay * growth))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -145,10 +145,11 @@ class _Compiler:
         return self.lay_out()
 
     def report(self, code: str, message: str, step: Step[..., Any] | None = None) -> None:
-        if step is None:
-            self.problems.append(Problem(code, message))
-        else:
-            self.problems.append(Problem(code, message, step.file, step.line, step.name))
+        problem = Problem(code, message)
+        if step is not None:
+            problem = Problem(code, message, step.file, step.line, step.name)
+        if problem not in self.problems:  # two passes may come upon the same thing
+            self.problems.append(problem)
 
     # Passes
 
@@ -331,8 +332,9 @@ class _Compiler:
         """Return the name (as the step's own pipeline knows it) and the default; None if it is a constant."""
         reference = parameter.default
         if isinstance(reference, Reference):
-            if reference.step is not None:
+            if reference.step is not None and not self.is_member(step, reference.step):
                 self.check_membership(step, reference.step, f"use({reference.name}) in {what}")
+                return None
             if self.is_known(self.name_outside(reference.name, step.scope)):
                 return reference.name, reference.default
             self.report("PE101", self.unknown(step, reference.name, "uses"), step)
@@ -441,12 +443,12 @@ class _Compiler:
             produced = self.type_of(parameter.source)
             if parameter.is_item:
                 is_list, produced = item_type(produced)
-                if not is_list:
-                    continue
+                if not is_list or (step.scope is not None and step.scope.is_nested):
+                    continue  # told already, as what it is
             if not is_assignable(produced, parameter.annotation):
                 kind = "step" if parameter.source in self.drafts else "input"
-                item = "items of " if parameter.is_item else ""
-                verb = "returns" if kind == "step" else "is"
+                item = "an item of " if parameter.is_item else ""
+                verb = "returns" if kind == "step" and not parameter.is_item else "is"
                 self.report(
                     "PE104",
                     f"step {step.name!r} takes {parameter.name}: {type_name(parameter.annotation)}, but {item}{kind} "
@@ -527,7 +529,7 @@ class _Compiler:
     def check_unused_inputs(self) -> None:
         used = {parameter.source for draft in self.drafts.values() for parameter in draft.parameters()}
         used |= {draft.each for draft in self.drafts.values() if draft.each}
-        if any(problem.code in ("PE101", "PE109", "PE110") for problem in self.problems):
+        if any(problem.code not in ("PE104", "PE105") for problem in self.problems):
             return  # a misspelt need would be told twice
         for name in self.inputs:
             if name not in used:

@@ -42,12 +42,24 @@ class Output:
         return type_name(self.type)
 
 
-def _parser(adapter: TypeAdapter[Any], *, is_wrapped: bool) -> Callable[[str], Any]:
+def _parser(adapter: TypeAdapter[Any], bare: TypeAdapter[Any] | None) -> Callable[[str], Any]:
+    """Return how to read a reply; `bare` is the type itself where `adapter` wraps it into an object."""
+
     def parse(reply: str) -> Any:
         # Some models put JSON into a Markdown fence although they were given a schema.
         fenced = _FENCED.match(reply)
-        value = adapter.validate_json(fenced[1] if fenced else reply)
-        return value.value if is_wrapped else value
+        text = fenced[1] if fenced else reply
+        if bare is None:
+            return adapter.validate_json(text)
+        try:
+            return adapter.validate_json(text).value
+        except ValidationError:
+            # Models that were given the schema as a hint only often answer with the value itself.
+            try:
+                return bare.validate_json(text)
+            except ValidationError:
+                pass
+            raise
 
     return parse
 
@@ -106,13 +118,14 @@ class OutputTypes:
             schema = adapter.json_schema()
         except PydanticUserError as error:
             raise UnusableTypeError(f"cannot be described to a model: {_first_line(error)}") from error
-        is_wrapped = schema.get("type") != "object" and "$ref" not in schema
-        if is_wrapped:
+        bare = None
+        if schema.get("type") != "object" and "$ref" not in schema:
+            bare = adapter
             # Providers' schema modes ask for an object at the root.
             wrapper = create_model("Output", __config__=ConfigDict(extra="forbid"), value=(kind, ...))
             adapter, schema = TypeAdapter(wrapper), wrapper.model_json_schema()
         return Output(
-            kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, is_wrapped=is_wrapped)
+            kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, bare)
         )
 
 

@@ -144,13 +144,15 @@ class ScriptedModel:
                 model=self.name,
                 kind="unscripted",
             )
+        if callable(answer) and not isinstance(answer, type):
+            answer = answer(request)
         if isinstance(answer, InTurn):
             key = (context.run_id, context.document, context.item, context.step)
             turn = self._turns.get(key, 0)
             self._turns[key] = turn + 1
             answer = answer.answers[min(turn, len(answer.answers) - 1)]
-        if callable(answer) and not isinstance(answer, type):
-            answer = answer(request)
+            if callable(answer) and not isinstance(answer, type):
+                answer = answer(request)
         return answer if isinstance(answer, Reply) else Reply(answer)
 
     def _latency(self, context: StepContext) -> float:

@@ -3,13 +3,13 @@
 from pipeline_engine.run.api import run_pipeline, run_pipeline_async
 from pipeline_engine.run.batch import (
     BatchResult,
-    Document,
     iter_batch,
     iter_batch_async,
     run_batch,
     run_batch_async,
 )
 from pipeline_engine.run.binding import BoundPlan, Models
+from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import Engine
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.runner import Runner

@@ -39,6 +39,7 @@ async def run_pipeline_async(
     inputs: Mapping[str, Any],
     *,
     models: Models | None = None,
+    key: str | None = None,
     capacity: int | None = None,
     timeout: float | None = None,
     priority: int = 0,
@@ -55,6 +56,7 @@ async def run_pipeline_async(
         dag: A pipeline, or its plan.
         inputs: A value for each declared input.
         models: For each role of the pipeline a model, or several that are tried in order.
+        key: The document's key; a hash of the inputs if not given.
         capacity: How many attempts may be in flight at once; 64 if not given.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
@@ -66,7 +68,7 @@ async def run_pipeline_async(
         TypeError: If both `capacity` and `engine` are given.
     """
     return await run_on_trio(
-        engine_for, engine, capacity, _run, dag, inputs, models=models, timeout=timeout, priority=priority
+        engine_for, engine, capacity, _run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority
     )
 
 
@@ -75,6 +77,7 @@ def run_pipeline(
     inputs: Mapping[str, Any],
     *,
     models: Models | None = None,
+    key: str | None = None,
     capacity: int | None = None,
     timeout: float | None = None,
     priority: int = 0,
@@ -90,6 +93,7 @@ def run_pipeline(
         dag: A pipeline, or its plan.
         inputs: A value for each declared input.
         models: For each role of the pipeline a model, or several that are tried in order.
+        key: The document's key; a hash of the inputs if not given.
         capacity: How many attempts may be in flight at once; 64 if not given.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
@@ -110,10 +114,10 @@ def run_pipeline(
     """
     if engine is not None:
         refuse_capacity(capacity)
-        return engine.run(dag, inputs, models=models, timeout=timeout, priority=priority)
+        return engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
     return call_from_anywhere(
         functools.partial(
-            engine_for, None, capacity, _run, dag, inputs, models=models, timeout=timeout, priority=priority
+            engine_for, None, capacity, _run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority
         ),
         "run_pipeline",
     )
@@ -141,8 +145,10 @@ async def engine_for(
         refuse_capacity(capacity)
         return await use(engine, *arguments, **options)
     running = RUNNING_STEP.get()
-    if isinstance(running, StepRun) and capacity is None and isinstance(running.execution.host, Engine):
-        return await use(running.execution.host, *arguments, **options)
+    host = running.execution.host if isinstance(running, StepRun) and capacity is None else None
+    # The context of a step also reaches other threads, where its engine is out of reach.
+    if isinstance(host, Engine) and host.is_here:
+        return await use(host, *arguments, **options)
     async with Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) as own:
         return await use(own, *arguments, **options)
 

@@ -20,6 +20,7 @@ import trio
 from pipeline_engine.errors import DuplicateDocumentError, PipelineEngineError
 from pipeline_engine.report import BatchTrace, Totals
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
+from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
@@ -52,23 +53,6 @@ _PULL_AHEAD = 64
 _PULL_SECONDS = 0.005
 """How long one go lasts at most, so that a slow iterator does not hold up the documents it gave."""
 _SAMPLE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """Name one input record of a batch.
-
-    Example:
-        >>> Document("report.md", {"document": "the text"}).key
-        'report.md'
-    """
-
-    key: str
-    """Identifies the document within its pipeline."""
-    inputs: Mapping[str, Any]
-    """A value for each declared input."""
-    error: Exception | None = None
-    """Why there are no inputs: the document is then a failed one, and the others are not affected."""
 
 
 Documents = Iterable[Mapping[str, Any] | Document] | AsyncIterable[Mapping[str, Any] | Document]

@@ -109,6 +109,11 @@ class Engine:
         return self._scheduler.statistics()
 
     @property
+    def is_here(self) -> bool:
+        """Whether the engine is open and belongs to the trio loop that is running here."""
+        return self._is_open and self._token is trio.lowlevel.current_trio_token()
+
+    @property
     def scheduler(self) -> Scheduler:
         """The slots and the queue that all runs share."""
         return self._scheduler
@@ -217,12 +222,14 @@ class Engine:
             host=self,
         )
         caller = RUNNING_STEP.get()
-        if isinstance(caller, StepRun) and caller.has_slot and caller.execution.scheduler is self._scheduler:
-            await self._run_nested(caller, execution, timeout)
-        else:
-            await execution.run(timeout)
-        result = RunResult(execution.state, records, document=key, run_id=run_id)
-        emit(RunFinished(trio.current_time(), result.status))
+        try:
+            if isinstance(caller, StepRun) and caller.has_slot and caller.execution.scheduler is self._scheduler:
+                await self._run_nested(caller, execution, timeout)
+            else:
+                await execution.run(timeout)
+        finally:
+            result = RunResult(execution.state, records, document=key, run_id=run_id)
+            emit(RunFinished(trio.current_time(), result.status))
         return result
 
     async def _run_nested(self, caller: StepRun, execution: Execution, timeout: float | None) -> None:

@@ -11,6 +11,7 @@ import trio
 
 from pipeline_engine.errors import EngineClosedError
 from pipeline_engine.run.binding import Models
+from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
@@ -98,6 +99,7 @@ class Runner:
         inputs: Mapping[str, Any],
         *,
         models: Models | None = None,
+        key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
     ) -> RunResult:
@@ -108,7 +110,7 @@ class Runner:
             InputError: If the inputs do not fit.
             EngineClosedError: If the runner is not open.
         """
-        return self.call(Engine.run, dag, inputs, models=models, timeout=timeout, priority=priority)
+        return self.call(Engine.run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
 
     def submit(
         self,
@@ -116,6 +118,7 @@ class Runner:
         inputs: Mapping[str, Any],
         *,
         models: Models | None = None,
+        key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
     ) -> Future[RunResult]:
@@ -125,11 +128,15 @@ class Runner:
             EngineClosedError: If the runner is not open.
         """
         return self.start(
-            lambda engine: engine.run(dag, inputs, models=models, timeout=timeout, priority=priority)
+            lambda engine: engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
         )
 
     def map(
-        self, dag: Pipeline | Plan, documents: Iterable[Mapping[str, Any]], *, models: Models | None = None
+        self,
+        dag: Pipeline | Plan,
+        documents: Iterable[Mapping[str, Any] | Document],
+        *,
+        models: Models | None = None,
     ) -> Iterator[RunResult]:
         """Run many documents and yield their results in the order of the documents.
 
@@ -140,8 +147,9 @@ class Runner:
         """
         waiting: list[Future[RunResult]] = []
         try:
-            for inputs in documents:
-                waiting.append(self.submit(dag, inputs, models=models))
+            for document in documents:
+                key, inputs = (document.key, document.inputs) if isinstance(document, Document) else (None, document)
+                waiting.append(self.submit(dag, inputs, models=models, key=key))
                 if len(waiting) >= 4 * self.capacity:
                     yield waiting.pop(0).result()
             while waiting:

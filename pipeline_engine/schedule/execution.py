@@ -13,7 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 import trio
@@ -117,6 +117,7 @@ class StepRun:
         "repairs",
         "reply",
         "scope_deadline",
+        "slot_at",
         "step",
         "throttled",
         "timer",
@@ -131,6 +132,7 @@ class StepRun:
         self.key: Key = (execution.place, -step.remaining, step.index, -1 if item is None else item)
         self.is_queued = False
         self.has_slot = False
+        self.slot_at = 0.0
         self.is_abandoned = False
         self.arguments: Sequence[Any] = ()
         self.keywords: dict[str, Any] | None = None
@@ -301,18 +303,19 @@ class Execution:
                 else:
                     self._close(decision.step, now, more)
             decisions = more
-        return self._admit(ready)
+        return self._admit(ready, now)
 
     def _name(self, index: int | None) -> str | None:
         return None if index is None else self.plan.steps[index].name
 
-    def _admit(self, ready: list[StepRun]) -> StepRun | None:
+    def _admit(self, ready: list[StepRun], now: float) -> StepRun | None:
         """Start ready work, or put it into the queue; return what the calling task goes on with."""
         scheduler = self.scheduler
         if len(ready) <= scheduler.free and not scheduler.queue:
             scheduler.free -= len(ready)
             for step_run in ready:
                 step_run.has_slot = True
+                step_run.slot_at = now
             for step_run in ready[1:]:
                 self._spawn(step_run)
             self._wake_if_over()
@@ -334,6 +337,7 @@ class Execution:
         """Go on with a step run that got its slot from the queue."""
         self._resume(step_run)
         step_run.has_slot = True
+        step_run.slot_at = trio.current_time()
         if self._takes_next and self._next is None:
             self._next = step_run
         else:
@@ -480,7 +484,8 @@ class Execution:
         while step_run is not None:
             step, item = step_run.step, step_run.item
             step_run.attempt += 1
-            now = trio.current_time()
+            # From the moment it has its slot, not from when trio comes to run the task.
+            now = step_run.slot_at
             emit(
                 AttemptStarted(
                     now, step.name, item, step_run.attempt, self._model_name(step_run), step_run.is_repair
@@ -547,6 +552,8 @@ class Execution:
     def _sources(self, step_run: StepRun) -> tuple[str, ...]:
         """Return the texts that the step works on: its own document, item or list first."""
         given = [*step_run.arguments, *(step_run.keywords or {}).values()]
+        if step_run.item is not None and given:
+            given[0] = "\n\n".join(texts_in(given[0]))
         texts = [value for value in given if isinstance(value, str)]
         texts += ["\n\n".join(texts_in(value)) for value in given if isinstance(value, list)]
         others = ["\n\n".join(texts_in(value)) for value in given if not isinstance(value, str | list)]
@@ -848,6 +855,8 @@ def texts_in(value: Any) -> list[str]:
         return [value]
     if isinstance(value, BaseModel):
         value = dict(value)
+    elif is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -415,9 +415,10 @@ class RunState:
             return
         lack: _Lack | None = None
         for need in self._item_needs(step):
-            outcome = self._maps[need.source - self._offset].outcomes[item]
-            if outcome is None:
-                return
+            source = self._maps[need.source - self._offset]
+            outcome = source.outcomes[item]
+            if outcome is None or source.closing is not None:
+                return  # still open, or lost with its step: then that step's end decides
             if isinstance(outcome, Completed):
                 continue
             name = self.plan.steps[need.source - self._offset].name
@@ -455,12 +456,12 @@ class RunState:
         mapped.unsettled -= 1
         if (index, item) in self._demanded:
             self.unsettled -= 1
-        for follower in self.plan.item_followers[index]:
-            if follower in self._maps:
-                self._review_item(follower, item, index, decisions)
         if isinstance(outcome, Failed) and mapped.closing is None and not step.is_on_demand:
             mapped.closing = outcome
             decisions.append(Close(index))
+        for follower in self.plan.item_followers[index]:
+            if follower in self._maps:
+                self._review_item(follower, item, index, decisions)
         self._end_map(step, mapped, decisions)
 
     def _source_ended(self, follower: int, index: int, decisions: list[Decision]) -> None:

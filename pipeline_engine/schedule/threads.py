@@ -63,7 +63,10 @@ class ThreadExecutor:
         work = _Work(self._scheduler, step_run)
         try:
             return await trio.to_thread.run_sync(
-                work, abandon_on_cancel=True, limiter=self._scheduler.threads
+                work,
+                thread_name=f"pipeline_engine step {step_run.step.name}",
+                abandon_on_cancel=True,
+                limiter=self._scheduler.threads,
             )
         except trio.Cancelled:
             if step_run.has_slot and work.abandon():

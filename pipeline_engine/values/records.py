@@ -3,7 +3,7 @@
 The records of one run come in order. Those of one step (or of one item of a mapped step) follow
 this grammar, so that each instant between ready and finished belongs to exactly one segment:
 
-    StepReady  (WaitStarted WaitEnded | AttemptStarted AttemptFinished [RepairAsked])*  StepFinished
+    StepReady  (WaitStarted WaitEnded | AttemptStarted AttemptFinished [RepairAsked])*  [WaitStarted] StepFinished
 
 From `StepReady`, `WaitEnded` and `RepairAsked` on, a step waits for a slot; from `AttemptStarted` on
 it is being tried; from `AttemptFinished` on its output is validated, or what comes next is decided.

@@ -31,7 +31,8 @@ def test_type_checkers_and_run_time_see_the_same_names():
 def test_the_list_of_names_is_sorted_and_complete():
     """A reader looks a name up by its first letter, and `dir()` shows what there is."""
     assert sorted(NAMES) == NAMES
-    assert dir(pipeline_engine) == sorted([*NAMES, "__version__"])
+    assert dir(pipeline_engine) == sorted(pipeline_engine.__all__)
+    assert sorted(pipeline_engine._ROOM_OF) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
