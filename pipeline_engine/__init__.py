@@ -27,19 +27,12 @@ if TYPE_CHECKING:
     )
     from pipeline_engine.plan import Plan, compile_pipeline
     from pipeline_engine.report import Trace
-    from pipeline_engine.run import (
-        BatchResult,
-        Document,
-        Engine,
-        Runner,
-        RunResult,
-        iter_batch,
-        iter_batch_async,
-        run_batch,
-        run_batch_async,
-        run_pipeline,
-        run_pipeline_async,
-    )
+    from pipeline_engine.run.api import run_pipeline, run_pipeline_async
+    from pipeline_engine.run.batch import BatchResult, iter_batch, iter_batch_async, run_batch, run_batch_async
+    from pipeline_engine.run.document import Document
+    from pipeline_engine.run.engine import Engine
+    from pipeline_engine.run.results import RunResult
+    from pipeline_engine.run.runner import Runner
     from pipeline_engine.values import (
         Call,
         Completed,
@@ -83,19 +76,12 @@ _ROOMS = {
     ],
     "plan": ["Plan", "compile_pipeline"],
     "report": ["Trace"],
-    "run": [
-        "BatchResult",
-        "Document",
-        "Engine",
-        "RunResult",
-        "Runner",
-        "iter_batch",
-        "iter_batch_async",
-        "run_batch",
-        "run_batch_async",
-        "run_pipeline",
-        "run_pipeline_async",
-    ],
+    "run.api": ["run_pipeline", "run_pipeline_async"],
+    "run.batch": ["BatchResult", "iter_batch", "iter_batch_async", "run_batch", "run_batch_async"],
+    "run.document": ["Document"],
+    "run.engine": ["Engine"],
+    "run.results": ["RunResult"],
+    "run.runner": ["Runner"],
     "values": [
         "Call",
         "Completed",

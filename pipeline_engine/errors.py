@@ -192,9 +192,7 @@ class OutputError(PipelineEngineError):
         is_truncated: Whether a model's reply was cut at its token cap.
     """
 
-    def __init__(
-        self, step: str, reasons: Sequence[str], *, advice: str = "", is_truncated: bool = False
-    ) -> None:
+    def __init__(self, step: str, reasons: Sequence[str], *, advice: str = "", is_truncated: bool = False) -> None:
         self.step = step
         self.reasons = tuple(reasons)
         self.is_truncated = is_truncated
@@ -255,6 +253,4 @@ class EngineClosedError(PipelineEngineError):
     """Raised when work is given to an engine or runner that was never opened, or is closed."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"this {what} is not open. Use it inside its `with` block, and start no work after the block."
-        )
+        super().__init__(f"this {what} is not open. Use it inside its `with` block, and start no work after the block.")

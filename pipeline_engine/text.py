@@ -28,9 +28,7 @@ def safe_text(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in _HIDDEN
-        else _visible(character)
+        character if character in "\n\t" or unicodedata.category(character) not in _HIDDEN else _visible(character)
         for character in text
     )
 

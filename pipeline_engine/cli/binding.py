@@ -17,7 +17,7 @@ from pipeline_engine.text import sentence_list
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline_engine.run import Models
+    from pipeline_engine.run.binding import Models
 
 __all__ = ["OFFLINE", "chains_of", "document_input", "offline_chains", "shared_inputs", "without_network"]
 

@@ -11,13 +11,13 @@ from pipeline_engine.cli.failing import COMPLETED
 from pipeline_engine.cli.loading import load_pipeline
 from pipeline_engine.plan import Plan, compile_pipeline
 from pipeline_engine.report.numbers import counted
-from pipeline_engine.run import Engine
+from pipeline_engine.run.engine import Engine
 from pipeline_engine.text import one_line, safe_text
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from pipeline_engine.run import Models
+    from pipeline_engine.run.binding import Models
 
 __all__ = ["check", "graph"]
 

@@ -29,7 +29,9 @@ from pipeline_engine.documents import find_documents, read_document
 from pipeline_engine.errors import DocumentError, PlanError
 from pipeline_engine.plan import compile_pipeline
 from pipeline_engine.report.numbers import counted
-from pipeline_engine.run import Document, Engine, iter_batch_async
+from pipeline_engine.run.batch import iter_batch_async
+from pipeline_engine.run.document import Document
+from pipeline_engine.run.engine import Engine
 from pipeline_engine.run.engine import DEFAULT_CAPACITY
 from pipeline_engine.text import one_line, safe_text
 
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from typing import Self, TextIO
 
     from pipeline_engine.plan import Plan
-    from pipeline_engine.run import Models, RunResult
+    from pipeline_engine.run.binding import Models
+    from pipeline_engine.run.results import RunResult
 
 __all__ = ["run"]
 

@@ -16,7 +16,7 @@ from pipeline_engine.values import Completed, Dropped, Failed, Outcome, Skipped,
 if TYPE_CHECKING:
     from pipeline_engine.plan import Plan
     from pipeline_engine.report import Trace
-    from pipeline_engine.run import RunResult
+    from pipeline_engine.run.results import RunResult
 
 __all__ = ["MAX_CELL", "Row", "Summary", "compact", "outcome_text", "reason_of", "tokens_text"]
 

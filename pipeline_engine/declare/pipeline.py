@@ -79,15 +79,19 @@ class Pipeline:
         Pipeline('greeting', inputs=['name'], steps=['greeting'])
     """
 
-    def __init__(
-        self, name: str, *, inputs: Mapping[str, TypeForm[Any]], policy: Policy | None = None
-    ) -> None:
+    def __init__(self, name: str, *, inputs: Mapping[str, TypeForm[Any]], policy: Policy | None = None) -> None:
         if not name:
             raise ValueError("a pipeline needs a name: with a document's key it identifies a run's results.")
         self.name = name
         self.inputs: Mapping[str, Any] = dict(inputs)
         self.policy = policy if policy is not None else Policy()
         self._steps: list[Step[..., Any]] = []
+        self.compiled: object = None
+        """What compiling has made of the pipeline, as long as no step is added. It lives and dies with it."""
+
+    def _add(self, step: Step[..., Any]) -> None:
+        self._steps.append(step)
+        self.compiled = None
 
     @property
     def steps(self) -> tuple[Step[..., Any], ...]:
@@ -203,7 +207,7 @@ class Pipeline:
                 truncated=truncated,
                 local_names=declared_names(function, depth=1),
             )
-            self._steps.append(step)
+            self._add(step)
             return step
 
         return declare
@@ -308,7 +312,7 @@ class Pipeline:
                 executor=executor,
                 local_names=declared_names(declared, depth=depth),
             )
-            self._steps.append(step)
+            self._add(step)
             return step
 
         return declare if function is None else declare(function, depth=2)
@@ -358,9 +362,7 @@ class Pipeline:
         bound = {inner: _name_of(outer) for inner, outer in (inputs or {}).items()}
         unknown = sorted(set(bound) - set(other.inputs))
         if unknown:
-            raise ValueError(
-                f"pipeline {other.name!r} has no input {unknown[0]!r}; it has {sorted(other.inputs)}."
-            )
+            raise ValueError(f"pipeline {other.name!r} has no input {unknown[0]!r}; it has {sorted(other.inputs)}.")
         free = [name for name in other.inputs if name not in bound]
         if each is not None and not free:
             raise ValueError(
@@ -368,9 +370,7 @@ class Pipeline:
             )
         each_name = None if each is None else _name_of(each)
         outer = _Outer(
-            {name: name for name in free}
-            | bound
-            | {step.name: f"{prefix}_{step.name}" for step in other.steps},
+            {name: name for name in free} | bound | {step.name: f"{prefix}_{step.name}" for step in other.steps},
             frozenset(step.name for step in other.steps),
             other.policy,
             each_name,
@@ -380,7 +380,7 @@ class Pipeline:
         for step in other.steps:
             renamed = step.renamed(f"{prefix}_{step.name}", outer.scope_of(step.scope))
             taken[id(step)] = renamed
-            self._steps.append(renamed)
+            self._add(renamed)
         return (Included if each is None else IncludedEach)(other, taken)
 
 
@@ -434,9 +434,7 @@ class _Taken:
     def _find(self, step: Step[..., Any]) -> Any:
         found = self.steps.get(id(step))
         if found is None:
-            raise KeyError(
-                f"step {step.name!r} is not a step of the included pipeline {self.pipeline.name!r}."
-            )
+            raise KeyError(f"step {step.name!r} is not a step of the included pipeline {self.pipeline.name!r}.")
         return found
 
 

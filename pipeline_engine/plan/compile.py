@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
-from pydantic import ValidationError
+from pydantic_core import ValidationError
 
 from pipeline_engine.declare import (
     NO_DEFAULT,
@@ -39,8 +38,6 @@ from pipeline_engine.values import Outline, OutlineStep, Problem
 
 __all__ = ["compile_pipeline"]
 
-_PLANS: WeakKeyDictionary[Pipeline, tuple[int, Plan]] = WeakKeyDictionary()
-
 
 def compile_pipeline(pipeline: Pipeline | Plan) -> Plan:
     """Check a pipeline and lay it out for the scheduler; takes time linear in its size.
@@ -66,11 +63,11 @@ def compile_pipeline(pipeline: Pipeline | Plan) -> Plan:
     """
     if isinstance(pipeline, Plan):
         return pipeline
-    known = _PLANS.get(pipeline)
-    if known is not None and known[0] == len(pipeline.steps):
-        return known[1]
+    known = pipeline.compiled
+    if isinstance(known, Plan):
+        return known
     plan = _Compiler(pipeline).compile()
-    _PLANS[pipeline] = (len(pipeline.steps), plan)
+    pipeline.compiled = plan
     return plan
 
 
@@ -156,15 +153,11 @@ class _Compiler:
     def take_inputs(self) -> None:
         for name, kind in self.pipeline.inputs.items():
             if not name.isidentifier():
-                self.report(
-                    "PE111", f"input {name!r} is no Python name, so no parameter can ask for it. Rename it."
-                )
+                self.report("PE111", f"input {name!r} is no Python name, so no parameter can ask for it. Rename it.")
             try:
                 self.inputs[name] = PlannedInput(name, self.types.of_function(kind))
             except UnusableTypeError as error:
-                self.report(
-                    "PE116", f"the type {type_name(kind)} of input {name!r} {error}. Use another type."
-                )
+                self.report("PE116", f"the type {type_name(kind)} of input {name!r} {error}. Use another type.")
                 self.inputs[name] = PlannedInput(name, _ANYTHING)
 
     def take_steps(self) -> None:
@@ -175,9 +168,7 @@ class _Compiler:
             )
         for step in self.pipeline.steps:
             if step.name in self.inputs:
-                self.report(
-                    "PE103", f"step {step.name!r} has the name of an input. Rename one of the two.", step
-                )
+                self.report("PE103", f"step {step.name!r} has the name of an input. Rename one of the two.", step)
             elif step.name in self.drafts:
                 other = self.drafts[step.name].step
                 self.report(
@@ -205,9 +196,7 @@ class _Compiler:
 
     def annotations(self, step: Step[..., Any], function: Callable[..., Any], what: str) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(
-                inspect.unwrap(function), localns=dict(step.local_names), include_extras=True
-            )
+            return typing.get_type_hints(inspect.unwrap(function), localns=dict(step.local_names), include_extras=True)
         except NameError as error:
             self.report(
                 "PE109",
@@ -248,9 +237,7 @@ class _Compiler:
             self.resolve_fallback(draft, fallback)
         self.check_executor(step)
         if step.on_error is not None and draft.each is None:
-            self.report(
-                "PE117", f"step {step.name!r} has on_error=, but no each=: there are no items to drop.", step
-            )
+            self.report("PE117", f"step {step.name!r} has on_error=, but no each=: there are no items to drop.", step)
         if scope is not None and (scope.is_nested or (scope.each is not None and has_own_each)):
             self.report(
                 "PE118",
@@ -326,9 +313,7 @@ class _Compiler:
             )
         return resolved
 
-    def source_of(
-        self, step: Step[..., Any], parameter: inspect.Parameter, what: str
-    ) -> tuple[str, Any] | None:
+    def source_of(self, step: Step[..., Any], parameter: inspect.Parameter, what: str) -> tuple[str, Any] | None:
         """Return the name (as the step's own pipeline knows it) and the default; None if it is a constant."""
         reference = parameter.default
         if isinstance(reference, Reference):
@@ -370,9 +355,7 @@ class _Compiler:
             draft.needs = draft.needs[1:]
         else:
             first = draft.needs[0]
-            draft.needs[0] = _Parameter(
-                first.name, first.annotation, draft.each, NO_DEFAULT, True, first.is_keyword
-            )  # noqa: FBT003
+            draft.needs[0] = _Parameter(first.name, first.annotation, draft.each, NO_DEFAULT, True, first.is_keyword)  # noqa: FBT003
 
     def is_item_need(self, step: Step[..., Any], source: str, item_names: frozenset[str]) -> bool:
         """Inside a mapped pipeline its item, and its other steps, are meant item by item."""
@@ -422,9 +405,7 @@ class _Compiler:
 
         for cycle in find_cycles(self.edges()):
             path = " -> ".join(cycle)
-            self.report(
-                "PE102", f"steps form a cycle: {path}. Remove one of these needs.", self.drafts[cycle[0]].step
-            )
+            self.report("PE102", f"steps form a cycle: {path}. Remove one of these needs.", self.drafts[cycle[0]].step)
 
     def check_types(self, draft: _Draft) -> None:
         step = draft.step
@@ -533,9 +514,7 @@ class _Compiler:
             return  # a misspelt need would be told twice
         for name in self.inputs:
             if name not in used:
-                self.report(
-                    "PE106", f"input {name!r} is declared, but no step needs it. Remove it, or use it."
-                )
+                self.report("PE106", f"input {name!r} is declared, but no step needs it. Remove it, or use it.")
 
     def check_membership(self, step: Step[..., Any], other: Step[..., Any], where: str) -> None:
         if not self.is_member(step, other):
@@ -632,9 +611,7 @@ class _Compiler:
         step = draft.step
 
         def needs(parameters: Sequence[_Parameter]) -> tuple[Need, ...]:
-            return tuple(
-                Need(p.name, sources[p.source], p.default, p.is_item, p.is_keyword) for p in parameters
-            )
+            return tuple(Need(p.name, sources[p.source], p.default, p.is_item, p.is_keyword) for p in parameters)
 
         layers = [self.pipeline.policy, *(step.scope.policies if step.scope else ()), step.policy]
         retry, timeout = effective_policy(step.kind, layers)
@@ -658,17 +635,19 @@ class _Compiler:
             output=draft.output,
             role=step.role,
             fallbacks=tuple(
-                FallbackStep(index_of[f.name], f.name) if isinstance(f, _Draft) else f
-                for f in draft.fallbacks
+                FallbackStep(index_of[f.name], f.name) if isinstance(f, _Draft) else f for f in draft.fallbacks
             ),
             retry=retry,
             timeout=timeout,
+            attempt_seconds=timeout.seconds("attempt"),
+            step_seconds=timeout.seconds("step"),
             on_error=step.on_error,
             executor=_executor(step),
             truncated=step.truncated,
             is_on_demand=is_on_demand,
             remaining=remaining,
             collect=_collector(own),
+            collect_item=None if item_sources else _item_collector(own),
             declaration=step,
         )
 
@@ -691,6 +670,19 @@ def _collector(needs: tuple[Need, ...]) -> Callable[[list[Any]], tuple[Any, ...]
     return itemgetter(*(need.source for need in needs))
 
 
+def _item_collector(needs: tuple[Need, ...]) -> Callable[[list[Any], int], tuple[Any, ...]] | None:
+    """Return the quick way to an item's arguments: the item first, then what is simply there."""
+    if not needs or not needs[0].is_item or any(need.is_item for need in needs[1:]):
+        return None
+    rest = _collector(needs[1:])
+    if rest is None or needs[0].is_keyword:
+        return None
+    source = needs[0].source
+    if len(needs) == 1:
+        return lambda values, item: (values[source][item],)
+    return lambda values, item: (values[source][item], *rest(values))
+
+
 def _with_arrays(
     name: str,
     inputs: tuple[PlannedInput, ...],
@@ -706,15 +698,11 @@ def _with_arrays(
     missing, when_missing, is_plain = [], [], []
     for step in steps:
         whole = {n.source - offset for n in step.needs if not _is_by_item(n, step)}
-        whole |= {
-            n.source - offset for n in (step.check.needs if step.check else ()) if not _is_by_item(n, step)
-        }
+        whole |= {n.source - offset for n in (step.check.needs if step.check else ()) if not _is_by_item(n, step)}
         if step.each is not None and step.each not in step.item_sources:
             whole.add(step.each - offset)
         whole = {source for source in whole if source >= 0}
-        conditions = {
-            n.source - offset for n in (step.when.needs if step.when else ()) if not _is_by_item(n, step)
-        }
+        conditions = {n.source - offset for n in (step.when.needs if step.when else ()) if not _is_by_item(n, step)}
         conditions = {source for source in conditions if source >= 0}
         for source in sorted(whole):
             followers[source].append(step.index)

@@ -17,8 +17,7 @@ _RESERVED = frozenset({"end", "graph", "subgraph", "style", "class", "click", "d
 def _identifiers(outline: Outline) -> dict[str, str]:
     names = [*outline.inputs, *(step.name for step in outline.steps)]
     return {
-        name: name if _WORD.match(name) and name not in _RESERVED else f"n{place}"
-        for place, name in enumerate(names)
+        name: name if _WORD.match(name) and name not in _RESERVED else f"n{place}" for place, name in enumerate(names)
     }
 
 
@@ -42,8 +41,7 @@ def draw_mermaid(outline: Outline) -> str:
     lines = ["flowchart LR"]
     lines += [box(name, one_line(name), "([", "])") for name in outline.inputs]
     lines += [
-        box(step.name, _label(step), "[[" if step.each else "[", "]]" if step.each else "]")
-        for step in outline.steps
+        box(step.name, _label(step), "[[" if step.each else "[", "]]" if step.each else "]") for step in outline.steps
     ]
     by_name = {step.name: step for step in outline.steps}
     for step in outline.steps:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import ValidationError
 
 from pipeline_engine.plan.types import type_name
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["Output", "OutputTypes", "UnusableTypeError", "reasons_of"]
 
@@ -113,6 +116,8 @@ class OutputTypes:
         plain = self.of_function(kind)
         if kind is str or kind is Any:
             return plain
+        from pydantic import ConfigDict, TypeAdapter, create_model
+
         adapter = _adapter(kind)
         try:
             schema = adapter.json_schema()
@@ -124,12 +129,13 @@ class OutputTypes:
             # Providers' schema modes ask for an object at the root.
             wrapper = create_model("Output", __config__=ConfigDict(extra="forbid"), value=(kind, ...))
             adapter, schema = TypeAdapter(wrapper), wrapper.model_json_schema()
-        return Output(
-            kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, bare)
-        )
+        return Output(kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, bare))
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    # pydantic is imported when the first pipeline is compiled: most of it is only needed to make validators.
+    from pydantic import ConfigDict, TypeAdapter
+
     try:
         return TypeAdapter(kind)
     except PydanticSchemaGenerationError:
@@ -150,6 +156,7 @@ def reasons_of(error: ValidationError) -> tuple[str, ...]:
     """Return what is wrong with a value, one sentence each, without the value itself.
 
     Example:
+        >>> from pydantic import TypeAdapter
         >>> try:
         ...     TypeAdapter(list[int]).validate_json('[1, "a"]')
         ... except ValidationError as error:

@@ -88,6 +88,10 @@ class PlannedStep:
     fallbacks: tuple[FallbackValue | FallbackStep | Model | Role, ...]
     retry: Retry
     timeout: Timeout
+    attempt_seconds: float | None
+    """The timeout of an attempt, looked up once."""
+    step_seconds: float | None
+    """The timeout of the step, looked up once."""
     on_error: Drop | None
     executor: Executor | Literal["trio"] | None
     """Where a function runs; None for an llm step."""
@@ -98,6 +102,8 @@ class PlannedStep:
     """The number of steps on the longest path from here to a leaf, itself included."""
     collect: Callable[[list[Any]], tuple[Any, ...]] | None = field(repr=False)
     """Returns the arguments from the run's values, if all needs are required and given by place."""
+    collect_item: Callable[[list[Any], int], tuple[Any, ...]] | None = field(repr=False)
+    """The same for an item, if the list that it is taken from is there as a whole."""
     declaration: Step[..., Any] = field(repr=False)
 
     @property

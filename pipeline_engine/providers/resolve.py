@@ -113,7 +113,7 @@ def providers() -> tuple[str, ...]:
 
     Example:
         >>> providers()
-        ('offline', 'openai')
+        ('offline', 'openai', 'scripted')
     """
     return tuple(sorted(_PROVIDERS))
 
@@ -157,9 +157,21 @@ def _open_openai(wanted: _Wanted) -> CompletionModel:
     )
 
 
+def _open_scripted(wanted: _Wanted) -> CompletionModel:
+    from pipeline_engine.providers.scripted import ScriptedModel
+
+    try:
+        return ScriptedModel.from_file(wanted.model, wanted.spec)
+    except OSError as error:
+        raise wanted.refuse(f"reads its script from {one_line(wanted.model)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise wanted.refuse(f"cannot be opened: {error}") from error
+
+
 _PROVIDERS: dict[str, Callable[[_Wanted], CompletionModel]] = {
     "offline": _open_offline,
     "openai": _open_openai,
+    "scripted": _open_scripted,
 }
 
 

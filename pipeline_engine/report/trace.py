@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline_engine.errors import ProviderError
 from pipeline_engine.report.bounds import Bounds, draw_verdict, find_bounds, find_critical_path
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 __all__ = ["Trace"]
 
 _MAX_ERROR_WIDTH = 400
+
+
+class HasName(Protocol):
+    """What a step is asked for here: this floor does not know steps, only their names."""
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -140,7 +149,13 @@ class Trace:
         named = f"run_id={self.run_id!r}, document={self.document!r}, status={self.status!r}"
         return f"Trace({named}, spans={len(self.spans)})"
 
-    def __getitem__(self, step: str) -> Span:
+    def __getitem__(self, step: str | HasName) -> Span:
+        """Return a step's span, by its name or by the step itself.
+
+        Raises:
+            KeyError: If there is no such step, or the run did not get to it.
+        """
+        step = step if isinstance(step, str) else step.name
         try:
             return self._steps[step]
         except KeyError:
@@ -154,13 +169,13 @@ class Trace:
     def __contains__(self, step: object) -> bool:
         return step in self._steps
 
-    def get(self, step: str) -> Span | None:
+    def get(self, step: str | HasName) -> Span | None:
         """Return the step's span; None if it was not reached."""
-        return self._steps.get(step)
+        return self._steps.get(step if isinstance(step, str) else step.name)
 
-    def items(self, step: str) -> tuple[Span, ...]:
+    def items(self, step: str | HasName) -> tuple[Span, ...]:
         """Return the spans of a mapped step's items, by index; none if it was not reached."""
-        return self._items.get(step, ())
+        return self._items.get(step if isinstance(step, str) else step.name, ())
 
     @property
     def steps(self) -> tuple[Span, ...]:

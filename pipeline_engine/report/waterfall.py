@@ -230,7 +230,7 @@ def _kinds_by_cell(row: _Row, trace: Trace, scale: float, first: int, last: int)
     for segment in (segment for bar in row.bars for segment in bar):
         start, end = ((at - trace.started_at) * scale - first for at in (segment.start, segment.end))
         # Rounding moved the bar's ends by up to half a cell: what stands outside counts for the nearest cell.
-        start, end = max(0.0, min(start, len(filled) - 0.5)), min(float(len(filled)), max(end, 0.5))
+        start, end = max(0.0, min(start, len(filled) - 0.01)), min(float(len(filled)), max(end, 0.01))
         for cell in range(int(start), min(len(filled), int(end) + 1)):
             part = min(end, cell + 1) - max(start, cell)
             if part > 0:

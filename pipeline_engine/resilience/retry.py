@@ -50,11 +50,7 @@ def retry_hint(error: Exception) -> float | None:
 def is_throttled(error: Exception) -> bool:
     """Return whether a refusal for rate is meant: 429, 529, and 503 with a hint."""
     status = getattr(error, "status", None)
-    return (
-        isinstance(error, RateLimitError)
-        or status == 529
-        or (status == 503 and retry_hint(error) is not None)
-    )
+    return isinstance(error, RateLimitError) or status == 529 or (status == 503 and retry_hint(error) is not None)
 
 
 def jittered(retry: Retry, attempt: int, previous: float, dice: random.Random) -> float:

@@ -134,7 +134,9 @@ def refuse_capacity(capacity: int | None) -> None:
         TypeError: If `capacity` is given.
     """
     if capacity is not None:
-        raise TypeError(f"capacity={capacity} was given together with engine=, which has its own. Leave out one of them.")
+        raise TypeError(
+            f"capacity={capacity} was given together with engine=, which has its own. Leave out one of them."
+        )
 
 
 async def engine_for(
@@ -162,7 +164,9 @@ async def run_on_trio(function: Callable[..., Awaitable[T]], *arguments: Any, **
     if trio.lowlevel.in_trio_run():
         return await function(*arguments, **options)
     if not _is_asyncio_running():
-        raise RuntimeError("no event loop is running here. Use run_pipeline(…), or call this from trio or asyncio code.")
+        raise RuntimeError(
+            "no event loop is running here. Use run_pipeline(…), or call this from trio or asyncio code."
+        )
     return await _from_asyncio(functools.partial(function, *arguments, **options))
 
 

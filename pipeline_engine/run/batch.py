@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import trio
 
 from pipeline_engine.errors import DuplicateDocumentError, PipelineEngineError
-from pipeline_engine.report import BatchTrace, Totals
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline_engine.declare import Pipeline
     from pipeline_engine.plan import Plan
+    from pipeline_engine.report import BatchTrace
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.runner import Runner
 
@@ -202,7 +202,8 @@ class BatchStream:
                             break
                         self._in_flight += 1
                         self._engine.scheduler.arriving += 1
-                        nursery.start_soon(self._run_one, named)
+                        # The place is drawn here: trio starts tasks in an order of its own.
+                        nursery.start_soon(self._run_one, named, self._engine.scheduler.next_document())
             except Exception as error:  # noqa: BLE001 - the caller's own iterable: its error is told after the results
                 error.add_note("Raised by the iterable of documents; the documents before it were run.")
                 self._failure = error
@@ -233,16 +234,16 @@ class BatchStream:
             return None
         return Document(named.key, {}, DuplicateDocumentError(named.key))
 
-    async def _run_one(self, document: Document) -> None:
+    async def _run_one(self, document: Document, place: int) -> None:
         self._engine.scheduler.arriving -= 1
         try:
-            result = await self._result_of(document)
+            result = await self._result_of(document, place)
             await self._send.send(result)
         finally:
             self._in_flight -= 1
             self._has_place.set()
 
-    async def _result_of(self, document: Document) -> RunResult:
+    async def _result_of(self, document: Document, place: int) -> RunResult:
         if document.error is not None:
             return RunResult.refused(self._bound.plan, document.key, document.error)
         try:
@@ -253,6 +254,7 @@ class BatchStream:
                 timeout=self._seconds_left(),
                 priority=self._priority,
                 group=self,
+                place=place,
             )
         except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
             return RunResult.refused(self._bound.plan, document.key, error)
@@ -311,6 +313,8 @@ class _Collector:
     """Sum up results one by one, in memory that does not grow with their number."""
 
     def __init__(self, out: Path | None) -> None:
+        from pipeline_engine.report import Totals
+
         self._out = out
         self._file: TextIO | None = None
         self._totals = Totals()
@@ -357,7 +361,13 @@ class _Collector:
 
 
 async def _run_batch(
-    engine: Engine, dag: Pipeline | Plan, documents: Documents, *, models: Models | None, out: Path | None, **options: Any
+    engine: Engine,
+    dag: Pipeline | Plan,
+    documents: Documents,
+    *,
+    models: Models | None,
+    out: Path | None,
+    **options: Any,
 ) -> BatchResult:
     bound = engine.bind(dag, models)
     started_at = trio.current_time()
@@ -475,7 +485,9 @@ class AsyncBatch:
 
     async def __aenter__(self) -> AsyncIterator[RunResult]:
         if not trio.lowlevel.in_trio_run():
-            raise RuntimeError("iter_batch_async(…) runs under trio. Under asyncio, iterate over iter_batch(…) in a thread.")
+            raise RuntimeError(
+                "iter_batch_async(…) runs under trio. Under asyncio, iterate over iter_batch(…) in a thread."
+            )
         engine = self._given if self._given is not None else self._own
         if engine is None:
             raise AssertionError("there is one engine or the other")

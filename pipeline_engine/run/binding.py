@@ -43,7 +43,9 @@ class ModelPool:
             return bound
         if isinstance(model, CompletionModel):
             return BoundModel(str(getattr(model, "name", type(model).__name__)), model)
-        raise ValueError(f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).')
+        raise ValueError(
+            f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).'
+        )
 
     async def aclose(self) -> None:
         """Close the connections of all models."""
@@ -56,14 +58,6 @@ class ModelPool:
 
 
 def _opened(model: Model) -> CompletionModel:
-    provider, _, rest = model.name.partition(":")
-    if provider == "scripted":
-        from pipeline_engine.providers.scripted import ScriptedModel
-
-        try:
-            return ScriptedModel.from_file(rest, model.name)
-        except OSError as error:
-            raise ValueError(f"model {model.name!r} reads its script from {rest!r}: {error.strerror}.") from error
     from pipeline_engine.providers import open_model
 
     wanted = {"temperature": model.temperature, "max_tokens": model.max_tokens, "seed": model.seed}
@@ -111,7 +105,9 @@ def _unbound(plan: Plan, models: Models) -> list[Problem]:
     unused = sorted(set(models) - set(plan.roles))
     if unused:
         known = f"Its roles are {sentence_list(sorted(plan.roles))}." if plan.roles else "It uses no models."
-        problems.append(Problem("PE203", f"{sentence_list(unused)} is bound to a model, but no step uses such a role. {known}"))
+        problems.append(
+            Problem("PE203", f"{sentence_list(unused)} is bound to a model, but no step uses such a role. {known}")
+        )
     return problems
 
 
@@ -142,4 +138,3 @@ def _candidates(
         else:
             candidates.extend(_chain(fallback, pool, problems, f"the fallback of step {step.name!r}"))
     return tuple(candidates)
-

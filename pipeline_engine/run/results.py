@@ -10,7 +10,6 @@ from pydantic_core import to_jsonable_python
 
 from pipeline_engine.declare import Step
 from pipeline_engine.errors import InputError, RunError, StepError
-from pipeline_engine.report import Trace
 from pipeline_engine.schedule import RunState
 from pipeline_engine.text import one_line, sentence_list
 from pipeline_engine.values import (
@@ -30,6 +29,7 @@ from pipeline_engine.values import (
 
 if TYPE_CHECKING:
     from pipeline_engine.plan import Plan
+    from pipeline_engine.report import Trace
 
 __all__ = ["RunResult"]
 
@@ -156,15 +156,15 @@ class RunResult:
     @cached_property
     def trace(self) -> Trace:
         """The run as spans: where the time went."""
+        from pipeline_engine.report import Trace
+
         return Trace.from_records(self._records)
 
     @property
     def errors(self) -> tuple[StepError, ...]:
         """One error for each step that failed, its cause chained; not for those skipped because of it."""
         return tuple(
-            self._error(step.index)
-            for step in self.plan.steps
-            if isinstance(self._state.outcomes[step.index], Failed)
+            self._error(step.index) for step in self.plan.steps if isinstance(self._state.outcomes[step.index], Failed)
         )
 
     @property
@@ -193,9 +193,7 @@ class RunResult:
             raise self.error
         errors = list(self.errors)
         errors += [
-            self._error(step.index)
-            for step in self.plan.steps
-            if isinstance(self._state.outcomes[step.index], Stopped)
+            self._error(step.index) for step in self.plan.steps if isinstance(self._state.outcomes[step.index], Stopped)
         ]
         if errors:
             raise RunError(self.document, errors) from errors[0].__cause__

@@ -133,4 +133,3 @@ class TrioThread:
         if was_open and self._closing is not None:
             self._tell(self._closing.set)
             self._thread.join()
-

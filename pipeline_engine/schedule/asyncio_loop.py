@@ -59,9 +59,7 @@ class AsyncioExecutor:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="pipeline_engine asyncio", daemon=True
-            )
+            self._thread = threading.Thread(target=self._loop.run_forever, name="pipeline_engine asyncio", daemon=True)
             self._thread.start()
         return self._loop
 

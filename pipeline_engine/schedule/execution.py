@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic_core import ValidationError
 
 from pipeline_engine.declare import as_messages
 from pipeline_engine.errors import (
@@ -94,34 +94,31 @@ class Executors(Protocol):
 class StepRun:
     """Hold one execution of a step or item, over all its attempts."""
 
-    __slots__ = (
-        "arguments",
-        "attempt",
-        "attempts_spent",
-        "candidate",
-        "deadline",
-        "delay",
-        "error",
-        "execution",
-        "group",
-        "has_slot",
-        "is_abandoned",
-        "is_queued",
-        "is_repair",
-        "item",
-        "key",
-        "keywords",
-        "messages",
-        "priority",
-        "prompt",
-        "repairs",
-        "reply",
-        "scope_deadline",
-        "slot_at",
-        "step",
-        "throttled",
-        "timer",
-    )
+    # What most attempts never change stands here, not in each instance.
+    is_queued = False
+    has_slot = False
+    slot_at = 0.0
+    is_abandoned = False
+    is_repair = False
+    arguments: Sequence[Any] = ()
+    keywords: dict[str, Any] | None = None
+    prompt: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = ()
+    attempt = 0
+    """Counted over everything that is tried."""
+    attempts_spent = 0
+    """Counted for the candidate at hand, without refusals for rate and repairs."""
+    throttled = 0
+    repairs = 0
+    candidate = 0
+    delay = 0.0
+    reply = ""
+    error: Exception | None = None
+    deadline = math.inf
+    """Of the step: counted from its first attempt."""
+    scope_deadline = math.inf
+    """Of the attempt: the tighter one of its own and the step's."""
+    timer: Timer | None = None
 
     def __init__(self, execution: Execution, step: PlannedStep, item: int | None) -> None:
         self.execution = execution
@@ -130,26 +127,6 @@ class StepRun:
         self.group = execution.group
         self.priority = execution.priority
         self.key: Key = (execution.place, -step.remaining, step.index, -1 if item is None else item)
-        self.is_queued = False
-        self.has_slot = False
-        self.slot_at = 0.0
-        self.is_abandoned = False
-        self.arguments: Sequence[Any] = ()
-        self.keywords: dict[str, Any] | None = None
-        self.prompt: tuple[Message, ...] = ()
-        self.messages: tuple[Message, ...] = ()
-        self.attempt = 0
-        self.attempts_spent = 0
-        self.throttled = 0
-        self.repairs = 0
-        self.reply = ""
-        self.error: Exception | None = None
-        self.is_repair = False
-        self.delay = 0.0
-        self.candidate = 0
-        self.deadline = math.inf
-        self.scope_deadline = math.inf
-        self.timer: Timer | None = None
 
     def launch(self) -> None:
         """Go on with a slot in hand: the queue calls this."""
@@ -182,6 +159,7 @@ class Execution:
         executors: Where functions run that are not trio's.
         emit: Gets each record.
         dice: The source of jitter.
+        place: The number of the document's arrival, if it was drawn before.
         host: Whoever runs it: what a run inside one of its steps runs on, too.
     """
 
@@ -199,6 +177,7 @@ class Execution:
         document: str,
         group: Hashable,
         priority: int = 0,
+        place: int | None = None,
         host: object = None,
     ) -> None:
         self.plan = plan
@@ -213,7 +192,7 @@ class Execution:
         self.document = document
         self.group = group
         self.priority = priority
-        self.place = scheduler.next_document()
+        self.place = scheduler.next_document() if place is None else place
         self.deadline = math.inf
         self.sources = tuple(value for value in inputs if isinstance(value, str))
         self._nursery: trio.Nursery | None = None
@@ -222,6 +201,7 @@ class Execution:
         self._parked: trio.lowlevel.Task | None = None
         self._next: StepRun | None = None
         self._takes_next = False
+        self._is_ending = False
 
     async def run(self, timeout: float | None = None) -> None:
         """Run until every step has its outcome, or `timeout` seconds have passed.
@@ -250,12 +230,18 @@ class Execution:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                first = self._carry_out(self.state.begin(), trio.current_time())
-                if first is not None:
-                    await self._work(first)
-                if not self.state.is_over:
-                    self._parked = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(self._unpark)
+                try:
+                    first = self._carry_out(self.state.begin(), self.scheduler.now())
+                    if first is not None:
+                        await self._work(first)
+                    if not self.state.is_over:
+                        self._parked = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(self._unpark)
+                finally:
+                    # From here on the nursery takes no task: nothing may be launched any more.
+                    self._is_ending = True
+                    for step_run in self._waiting:
+                        self._withdraw(step_run)
         finally:
             # This task made attempts itself: its context must not keep the last one's.
             RUNNING_STEP.set(caller)
@@ -311,17 +297,22 @@ class Execution:
     def _admit(self, ready: list[StepRun], now: float) -> StepRun | None:
         """Start ready work, or put it into the queue; return what the calling task goes on with."""
         scheduler = self.scheduler
-        if len(ready) <= scheduler.free and not scheduler.queue:
+        if self._is_ending:
+            self._waiting.update(dict.fromkeys(ready))  # they get their outcome when the run is stopped
+            return None
+        if not scheduler.queue.live and len(ready) <= scheduler.free:
             scheduler.free -= len(ready)
             for step_run in ready:
                 step_run.has_slot = True
                 step_run.slot_at = now
             for step_run in ready[1:]:
                 self._spawn(step_run)
-            self._wake_if_over()
-            if scheduler.free:
+            if scheduler.room_waiters:
                 scheduler.dispatch()  # a batch may wait for room
-            return ready[0] if ready else None
+            if ready:
+                return ready[0]
+            self._wake_if_over()
+            return None
         for step_run in ready:
             self._wait(step_run)
             scheduler.queue.push(step_run)
@@ -337,7 +328,7 @@ class Execution:
         """Go on with a step run that got its slot from the queue."""
         self._resume(step_run)
         step_run.has_slot = True
-        step_run.slot_at = trio.current_time()
+        step_run.slot_at = self.scheduler.now()
         if self._takes_next and self._next is None:
             self._next = step_run
         else:
@@ -346,7 +337,7 @@ class Execution:
     def _spawn(self, step_run: StepRun) -> None:
         if self._nursery is None:
             raise AssertionError("a run that is not open cannot start anything")
-        self._nursery.start_soon(self._work, step_run)
+        self._nursery.start_soon(self._work, step_run, name=step_run.step.name)
 
     def _wake_if_over(self) -> None:
         if self._parked is not None and self.state.is_over:
@@ -358,12 +349,12 @@ class Execution:
         item = start.item
         step_run = StepRun(self, step, item)
         self.emit(
-            StepReady(
-                now, step.name, item, None if start.unblocked_by is None else self._name(start.unblocked_by)
-            )
+            StepReady(now, step.name, item, None if start.unblocked_by is None else self._name(start.unblocked_by))
         )
         if step.collect is not None:
             step_run.arguments = step.collect(self.state.values)
+        elif item is not None and step.collect_item is not None:
+            step_run.arguments = step.collect_item(self.state.values, item)
         else:
             step_run.arguments, step_run.keywords = self.state.arguments(step.needs, item)
         if step.kind == "llm":
@@ -377,9 +368,7 @@ class Execution:
                 raise AssertionError(f"step {step.name!r} was bound to no model")
         ready.append(step_run)
 
-    def _fail_in_code(
-        self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]
-    ) -> None:
+    def _fail_in_code(self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]) -> None:
         """End a step by a bug in the pipeline's own code: no retry, no fallback."""
         failure = _bug(step_run.step.name, part, error)
         self._settle(step_run.step.index, step_run.item, Failed(failure), now, more)
@@ -402,9 +391,7 @@ class Execution:
             return
         more.extend(self.state.answer(asked.step, asked.item, is_wanted=bool(answer)))
 
-    def _settle(
-        self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]
-    ) -> None:
+    def _settle(self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
         """Record an outcome, tell the state, and wake who waits for it as a fallback."""
         if item is not None and isinstance(outcome, Failed):
             outcome = self.state.tolerate(index, outcome.error)
@@ -437,13 +424,13 @@ class Execution:
     def _resume(self, step_run: StepRun) -> None:
         self._waiting.pop(step_run, None)
         if step_run.timer is not None:
-            step_run.timer.cancel()
+            self.scheduler.cancel(step_run.timer)
             step_run.timer = None
 
     def _withdraw(self, step_run: StepRun) -> None:
         self.scheduler.queue.withdraw(step_run)
         if step_run.timer is not None:
-            step_run.timer.cancel()
+            self.scheduler.cancel(step_run.timer)
             step_run.timer = None
 
     def _backed_off(self, step_run: StepRun) -> None:
@@ -453,6 +440,9 @@ class Execution:
         self.scheduler.dispatch()
 
     def _requeue(self, step_run: StepRun) -> None:
+        if self._is_ending:
+            self._waiting[step_run] = None
+            return
         self._wait(step_run)
         self.scheduler.queue.push(step_run)
 
@@ -480,17 +470,13 @@ class Execution:
     async def _work(self, step_run: StepRun | None) -> None:
         """Make attempts, each with a slot in hand, until none is left for this task."""
         scheduler, emit = self.scheduler, self.emit
-        yielded_at = trio.current_time()
+        yielded_at = scheduler.now()
         while step_run is not None:
             step, item = step_run.step, step_run.item
             step_run.attempt += 1
             # From the moment it has its slot, not from when trio comes to run the task.
             now = step_run.slot_at
-            emit(
-                AttemptStarted(
-                    now, step.name, item, step_run.attempt, self._model_name(step_run), step_run.is_repair
-                )
-            )
+            emit(AttemptStarted(now, step.name, item, step_run.attempt, self._model_name(step_run), step_run.is_repair))
             RUNNING_STEP.set(step_run)
             value: Any = None
             error: Exception | None = None
@@ -509,7 +495,7 @@ class Execution:
                 # Cancelled from outside, or a crash of trio itself: nothing here may wait.
                 self._leave(step_run)
                 raise
-            finished = trio.current_time()
+            finished = scheduler.now()
             if step_run.has_slot:
                 step_run.has_slot = False
                 scheduler.free += 1
@@ -523,7 +509,7 @@ class Execution:
                 except trio.Cancelled:
                     self._give_up(step_run)
                     raise
-                yielded_at = trio.current_time()
+                yielded_at = scheduler.now()
 
     def _call(self, step_run: StepRun) -> Awaitable[Any]:
         step = step_run.step
@@ -572,29 +558,29 @@ class Execution:
     @staticmethod
     def _deadline(step_run: StepRun, now: float) -> float:
         """Return when this attempt ends; one cancel scope serves the attempt's timeout and the step's."""
-        timeout = step_run.step.timeout
-        step_seconds, attempt_seconds = timeout.seconds("step"), timeout.seconds("attempt")
-        if step_seconds is not None and step_run.attempt == 1:
-            step_run.deadline = now + step_seconds
-        own = now + attempt_seconds if attempt_seconds is not None else math.inf
-        step_run.scope_deadline = min(own, step_run.deadline)
-        return step_run.scope_deadline
+        step = step_run.step
+        if step.step_seconds is not None and step_run.attempt == 1:
+            step_run.deadline = now + step.step_seconds
+        deadline = step_run.deadline
+        if step.attempt_seconds is not None and now + step.attempt_seconds < deadline:
+            deadline = now + step.attempt_seconds
+        step_run.scope_deadline = deadline
+        return deadline
 
     @staticmethod
     def _timeout_error(step_run: StepRun) -> StepTimeoutError:
-        timeout = step_run.step.timeout
-        which = "step" if step_run.deadline <= step_run.scope_deadline else "attempt"
-        seconds = timeout.seconds("step" if which == "step" else "attempt")
-        return StepTimeoutError(step_run.step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
+        step = step_run.step
+        is_step = step_run.deadline <= step_run.scope_deadline
+        seconds = step.step_seconds if is_step else step.attempt_seconds
+        which = "step" if is_step else "attempt"
+        return StepTimeoutError(step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
 
     def _give_up(self, step_run: StepRun) -> None:
         """Take back a step run that has its slot and was cancelled before its attempt."""
         step_run.has_slot = False
         self.scheduler.release()
         if step_run.item is not None:
-            self.emit(
-                StepFinished(trio.current_time(), step_run.step.name, step_run.item, Stopped("cancelled"))
-            )
+            self.emit(StepFinished(trio.current_time(), step_run.step.name, step_run.item, Stopped("cancelled")))
 
     def _leave(self, step_run: StepRun) -> None:
         """End an attempt that was cancelled from outside, without waiting for anything."""
@@ -609,9 +595,7 @@ class Execution:
 
     # After an attempt: what its result leads to
 
-    def _after_attempt(
-        self, step_run: StepRun, value: Any, error: Exception | None, finished: float
-    ) -> StepRun | None:
+    def _after_attempt(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> StepRun | None:
         """Record an attempt and decide what follows; return what this task goes on with."""
         step, item = step_run.step, step_run.item
         more: list[Decision] = []
@@ -624,7 +608,7 @@ class Execution:
         if error is None:
             error, value = self._validated(step_run, value)
             if step.output.validate is not None or step.check is not None:
-                now = trio.current_time()
+                now = self.scheduler.now()
         if error is None:
             via = self._via(step_run) if step_run.candidate else None
             outcome = Completed(value, via)
@@ -642,13 +626,9 @@ class Execution:
         if completion is not None:
             step_run.reply = completion.text
         fault = None if error is None else _fault(error)
-        call = Call(
-            self._model_name(step_run) or "", step_run.messages, completion, fault.message if fault else None
-        )
+        call = Call(self._model_name(step_run) or "", step_run.messages, completion, fault.message if fault else None)
         usage: Usage | None = completion.usage if completion else None
-        self.emit(
-            AttemptFinished(finished, step_run.step.name, step_run.item, step_run.attempt, fault, usage, call)
-        )
+        self.emit(AttemptFinished(finished, step_run.step.name, step_run.item, step_run.attempt, fault, usage, call))
 
     def _validated(self, step_run: StepRun, value: Any) -> tuple[Exception | None, Any]:
         """Return why a result is no output, or the output."""
@@ -669,9 +649,7 @@ class Execution:
     @staticmethod
     def _invalid(step: PlannedStep, value: Any, reasons: tuple[str, ...]) -> OutputError:
         if step.kind == "llm":
-            return OutputError(
-                step.name, reasons, advice="Allow another Retry(repair=…), or use a stronger model."
-            )
+            return OutputError(step.name, reasons, advice="Allow another Retry(repair=…), or use a stronger model.")
         got = "None (is a `return` missing?)" if value is None else f"a {type(value).__name__}"
         advice = f"It returned {got}. Return {step.output.name}, or change the annotation."
         return OutputError(step.name, reasons, advice=advice)
@@ -810,9 +788,7 @@ class Execution:
             else:
                 self._use_fallback_step(step_run, outcome, now, more)
 
-    def _use_fallback_step(
-        self, step_run: StepRun, outcome: Outcome[Any], now: float, more: list[Decision]
-    ) -> None:
+    def _use_fallback_step(self, step_run: StepRun, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
         was_waiting = step_run in self._waiting
         self._resume(step_run)
         if isinstance(outcome, Completed):
@@ -834,7 +810,7 @@ class Execution:
         if value is not None:
             outcome: Outcome[Any] = Completed(value.value, "fallback:value")
         else:
-            seconds = step.timeout.seconds("step") or 0.0
+            seconds = step.step_seconds or 0.0
             outcome = Failed(StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned))
         self._settle(step.index, step_run.item, outcome, now, more)
 
@@ -853,7 +829,7 @@ def texts_in(value: Any) -> list[str]:
     """
     if isinstance(value, str):
         return [value]
-    if isinstance(value, BaseModel):
+    if hasattr(type(value), "model_fields"):  # a pydantic model
         value = dict(value)
     elif is_dataclass(value):
         value = {part.name: getattr(value, part.name) for part in fields(value)}
@@ -882,9 +858,7 @@ def _bug(step: str, part: str, error: Exception) -> StepCodeError:
     if isinstance(error, TypeError) and str(error).startswith(("returned ", "is async")):
         failure = StepCodeError(step, part, str(error))
     else:
-        failure = StepCodeError(
-            step, part, f"raised {type(error).__name__}: {error}. Correct the pipeline's code."
-        )
+        failure = StepCodeError(step, part, f"raised {type(error).__name__}: {error}. Correct the pipeline's code.")
     failure.__cause__ = error
     return failure
 
@@ -892,6 +866,4 @@ def _bug(step: str, part: str, error: Exception) -> StepCodeError:
 def _fault(error: Exception) -> Fault:
     kind = error.kind if isinstance(error, ProviderError) else type(error).__name__
     status = error.status if isinstance(error, ProviderError) else None
-    return Fault(
-        kind, str(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status
-    )
+    return Fault(kind, str(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status)

@@ -64,8 +64,7 @@ def _call(request: dict[str, Any]) -> Any:
         return TypeAdapter(hints[name]).validate_python(value) if name in hints else value
 
     arguments = [
-        typed(parameter.name, value)
-        for parameter, value in zip(parameters, request["arguments"], strict=False)
+        typed(parameter.name, value) for parameter, value in zip(parameters, request["arguments"], strict=False)
     ]
     keywords = {name: typed(name, value) for name, value in request["keywords"].items()}
     result = function(*arguments, **keywords)

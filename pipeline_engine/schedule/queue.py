@@ -37,21 +37,22 @@ class ReadyQueue:
     for the whole of another. Within one of them the smallest key goes first.
     """
 
-    __slots__ = ("_live", "_number", "_turns")
+    __slots__ = ("_number", "_turns", "live")
 
     def __init__(self) -> None:
         # For each priority the groups in the order of their turns, each with its heap.
         self._turns: dict[int, OrderedDict[Hashable, list[tuple[Key, int, Entry]]]] = {}
-        self._live = 0
+        self.live = 0
+        """How many entries wait."""
         self._number = 0
 
     def __len__(self) -> int:
-        return self._live
+        return self.live
 
     def push(self, entry: Entry) -> None:
         """Put an entry in its place."""
         entry.is_queued = True
-        self._live += 1
+        self.live += 1
         self._number += 1
         groups = self._turns.get(entry.priority)
         if groups is None:
@@ -65,7 +66,7 @@ class ReadyQueue:
         """Take back an entry that waits."""
         if entry.is_queued:
             entry.is_queued = False
-            self._live -= 1
+            self.live -= 1
 
     def pop(self) -> Entry | None:
         """Return the entry whose turn it is; None if nothing waits."""
@@ -79,7 +80,7 @@ class ReadyQueue:
                     groups[group] = heap  # to the end: the others have their turns first
                 if entry is not None:
                     entry.is_queued = False
-                    self._live -= 1
+                    self.live -= 1
                     return entry
             del self._turns[priority]
         return None

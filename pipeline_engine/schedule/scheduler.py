@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import trio
 
@@ -31,15 +31,10 @@ class SchedulerStatistics:
 class Timer:
     """Call something at an instant, unless it is cancelled before."""
 
-    __slots__ = ("at", "callback")
+    __slots__ = ("callback",)
 
-    def __init__(self, at: float, callback: Callable[[], None]) -> None:
-        self.at = at
+    def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        """Forget the call."""
-        self.callback = None
 
 
 class Scheduler:
@@ -53,20 +48,24 @@ class Scheduler:
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: at least one slot is needed to run anything.")
         self.capacity = capacity
+        self.now: Callable[[], float] = trio.current_time
+        """Reads the engine's one clock."""
         self.free = capacity
         self.queue = ReadyQueue()
         self.threads = trio.CapacityLimiter(math.inf)  # the slots bound the threads
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_number = 0
+        self._dead_timers = 0
         self._timer_scope: trio.CancelScope | None = None
-        self._room_waiters: list[trio.Event] = []
+        self.room_waiters: list[trio.Event] = []
+        """Batches that wait for a free slot to admit their next document."""
         self._documents = 0
         self.arriving = 0
         """Documents that were admitted and have not taken their first slots yet."""
 
     def statistics(self) -> SchedulerStatistics:
         """Return what is going on at this instant."""
-        live = sum(1 for _, _, timer in self._timers if timer.callback is not None)
+        live = len(self._timers) - self._dead_timers
         return SchedulerStatistics(self.capacity, self.capacity - self.free, len(self.queue), live)
 
     def next_document(self) -> int:
@@ -95,8 +94,8 @@ class Scheduler:
                 break
             self.free -= 1
             entry.launch()
-        if self._room_waiters and self.has_room:
-            waiters, self._room_waiters = self._room_waiters, []
+        if self.room_waiters and self.has_room:
+            waiters, self.room_waiters = self.room_waiters, []
             for waiter in waiters:
                 waiter.set()
 
@@ -104,12 +103,12 @@ class Scheduler:
         """Wait until a slot is free and nothing ready waits. A cancelled caller leaves no trace."""
         while not self.has_room:
             waiter = trio.Event()
-            self._room_waiters.append(waiter)
+            self.room_waiters.append(waiter)
             try:
                 await waiter.wait()
             finally:
-                if waiter in self._room_waiters:
-                    self._room_waiters.remove(waiter)
+                if waiter in self.room_waiters:
+                    self.room_waiters.remove(waiter)
 
     async def take_slot(self, request: SlotRequest) -> None:
         """Wait for a slot in the order of the queue: for work that gave its slot back for a while."""
@@ -134,7 +133,7 @@ class Scheduler:
         Waits end here rather than in a sleeping task each: a task and a cancel scope for every
         back-off cost ten times as much.
         """
-        timer = Timer(at, callback)
+        timer = Timer(callback)
         self._timer_number += 1
         heappush(self._timers, (at, self._timer_number, timer))
         if self._timer_scope is None:
@@ -143,6 +142,18 @@ class Scheduler:
         elif at < self._timer_scope.deadline:
             self._timer_scope.deadline = at
         return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget a timer. Does nothing to one that has called or was cancelled before."""
+        if timer.callback is None:
+            return
+        timer.callback = None
+        self._dead_timers += 1
+        if self._dead_timers > 64 and self._dead_timers > len(self._timers) // 2:
+            # Long deadlines of short steps would pile up; rarely enough to cost nothing on average.
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapify(self._timers)
+            self._dead_timers = 0
 
     async def _run_timers(self) -> None:
         while self._timers:
@@ -153,13 +164,16 @@ class Scheduler:
             while self._timers and (self._timers[0][0] <= now or self._timers[0][2].callback is None):
                 timer = heappop(self._timers)[2]
                 callback, timer.callback = timer.callback, None
-                if callback is not None:
+                if callback is None:
+                    self._dead_timers -= 1
+                else:
                     callback()
         self._timer_scope = None
 
     def close(self) -> None:
         """Forget all timers, so that their task ends."""
         self._timers.clear()
+        self._dead_timers = 0
         if self._timer_scope is not None:
             self._timer_scope.deadline = -math.inf
 

@@ -20,9 +20,7 @@ class _Work:
 
     def __init__(self, scheduler: Scheduler, step_run: StepRun) -> None:
         self._scheduler = scheduler
-        self._call = functools.partial(
-            step_run.step.function, *step_run.arguments, **(step_run.keywords or {})
-        )
+        self._call = functools.partial(step_run.step.function, *step_run.arguments, **(step_run.keywords or {}))
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._has_returned = False

@@ -74,7 +74,5 @@ def current_step() -> StepContext:
     """
     running = RUNNING_STEP.get()
     if running is None:
-        raise LookupError(
-            "no step is running here. Call current_step() inside a step's function, not at import."
-        )
+        raise LookupError("no step is running here. Call current_step() inside a step's function, not at import.")
     return running.context()

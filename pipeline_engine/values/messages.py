@@ -28,9 +28,7 @@ class Text:
 def _read(path: str | Path, expected: str | None) -> tuple[bytes, str]:
     media_type = mimetypes.guess_type(str(path))[0] or "application/octet-stream"
     if expected is not None and not media_type.startswith(expected):
-        raise ValueError(
-            f"{str(path)!r} looks like {media_type}, not like {expected}*. Pass media_type= yourself."
-        )
+        raise ValueError(f"{str(path)!r} looks like {media_type}, not like {expected}*. Pass media_type= yourself.")
     return Path(path).read_bytes(), media_type
 
 
@@ -134,9 +132,7 @@ class Message:
             if not isinstance(part, str | Text | Image | File):
                 raise TypeError(f"a message's part is a str, Text, Image or File, not {type(part).__name__}.")
         object.__setattr__(self, "role", role)
-        object.__setattr__(
-            self, "parts", tuple(Text(part) if isinstance(part, str) else part for part in parts)
-        )
+        object.__setattr__(self, "parts", tuple(Text(part) if isinstance(part, str) else part for part in parts))
 
     @property
     def text(self) -> str:

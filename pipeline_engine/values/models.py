@@ -30,9 +30,7 @@ class Usage:
     """Tokens of the reply."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            _sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens)
-        )
+        return Usage(_sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens))
 
 
 def _sum(left: int | None, right: int | None) -> int | None:

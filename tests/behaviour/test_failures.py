@@ -333,7 +333,9 @@ async def test_on_retry_is_told_and_its_own_errors_change_nothing(autojump_clock
         seen.append((attempt, type(error)))
         raise RuntimeError("the callback's own bug")
 
-    result = await run(one_step(retry=Retry(attempts=2, jitter="none", on_retry=on_retry)), {"ask": in_turn(DOWN, "ok")})
+    result = await run(
+        one_step(retry=Retry(attempts=2, jitter="none", on_retry=on_retry)), {"ask": in_turn(DOWN, "ok")}
+    )
     assert seen == [(1, UnavailableError)]
     assert result["ask"] == "ok"
 

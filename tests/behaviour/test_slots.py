@@ -87,9 +87,10 @@ async def test_documents_are_served_first_come_first_served(autojump_clock):
         return first
 
     finished = []
-    async with Engine(capacity=1) as engine, BatchStream(
-        engine, engine.bind(pipeline), [{"name": str(number)} for number in range(4)]
-    ) as results:
+    async with (
+        Engine(capacity=1) as engine,
+        BatchStream(engine, engine.bind(pipeline), [{"name": str(number)} for number in range(4)]) as results,
+    ):
         async for result in results:
             finished.append((result["second"], trio.current_time()))
     began = finished[0][1] - 2

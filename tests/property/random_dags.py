@@ -229,7 +229,7 @@ class Naive:
             given = [("completed", value, None) for value in self.outcomes[source.name][1]]
         items: list[Any] = []
         dropped = 0
-        first = (["start"] if spec is self.dag.steps[0] else [])
+        first = ["start"] if spec is self.dag.steps[0] else []
         for number, item in enumerate(given):
             if item[0] != "completed":
                 items.append(("skipped", False))

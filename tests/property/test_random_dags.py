@@ -94,9 +94,7 @@ def test_the_result_is_that_of_a_naive_sequential_evaluator(dag):
     naive = random_dags.Naive(dag)
     result = run(dag)["result"]
     found = {
-        spec.name: random_dags.plain(result.outcome(spec.name))
-        for spec in dag.steps
-        if spec.name not in dag.on_demand
+        spec.name: random_dags.plain(result.outcome(spec.name)) for spec in dag.steps if spec.name not in dag.on_demand
     }
     assert found == {
         name: both_failed(dag, name, outcome, found[name])

@@ -83,9 +83,7 @@ def checked(document: str) -> str:
     return document
 
 
-def outputs(
-    a: Step[..., Title], b: Step[..., list[Notes]], c: Step[..., Literal["yes", "no"]]
-) -> None: ...
+def outputs(a: Step[..., Title], b: Step[..., list[Notes]], c: Step[..., Literal["yes", "no"]]) -> None: ...
 
 
 outputs(title, notes, verdict)
