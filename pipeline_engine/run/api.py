@@ -1,4 +1,7 @@
-"""Running one document, from anywhere: plain code, threads, trio, asyncio, notebooks."""
+"""Running one document, from anywhere: plain code, threads, trio, asyncio, notebooks.
+
+trio, pydantic and the engine are imported by the first call, so that importing this is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,18 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import trio
-
-from pipeline_engine.declare import Pipeline
-from pipeline_engine.plan import Plan
-from pipeline_engine.run.binding import Models
-from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
-from pipeline_engine.run.results import RunResult
-from pipeline_engine.run.trio_thread import TrioThread
-from pipeline_engine.schedule import StepRun
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
     import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
 
+    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.plan import Plan
+    from pipeline_engine.run.binding import Models
+    from pipeline_engine.run.engine import Engine
+    from pipeline_engine.run.results import RunResult
     from pipeline_engine.run.runner import Runner
+    from pipeline_engine.run.trio_thread import TrioThread
 
 __all__ = ["call_from_anywhere", "engine_for", "run_on_trio", "run_pipeline", "run_pipeline_async"]
 
@@ -105,6 +105,7 @@ def run_pipeline(
         TypeError: If both `capacity` and `engine` are given.
 
     Example:
+        >>> from pipeline_engine import Pipeline
         >>> pipeline = Pipeline("greeting", inputs={"name": str})
         >>> @pipeline.step
         ... def greeting(name: str) -> str:
@@ -143,6 +144,9 @@ async def engine_for(
     engine: Engine | None, capacity: int | None, use: Callable[..., Awaitable[T]], *arguments: Any, **options: Any
 ) -> T:
     """Call `use` with the engine given, else with that of the step that is running here, else with a new one."""
+    from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
+    from pipeline_engine.schedule import StepRun
+
     if engine is not None:
         refuse_capacity(capacity)
         return await use(engine, *arguments, **options)
@@ -161,6 +165,8 @@ async def run_on_trio(function: Callable[..., Awaitable[T]], *arguments: Any, **
     Raises:
         RuntimeError: If neither trio nor asyncio is running.
     """
+    import trio
+
     if trio.lowlevel.in_trio_run():
         return await function(*arguments, **options)
     if not _is_asyncio_running():
@@ -183,6 +189,8 @@ def _is_asyncio_running() -> bool:
 
 def _thread() -> TrioThread:
     global _shared_thread  # noqa: PLW0603 - one thread per process, made when it is first needed
+    from pipeline_engine.run.trio_thread import TrioThread
+
     with _shared_thread_lock:
         if _shared_thread is None or not _shared_thread.is_open:
             _shared_thread = TrioThread("pipeline_engine trio", is_daemon=True)
@@ -222,8 +230,11 @@ async def _from_asyncio(function: Callable[[], Awaitable[T]]) -> T:
 
 def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
     """Run an async function to its end from sync code, whatever is running around it."""
-    running = RUNNING_STEP.get()
-    if isinstance(running, StepRun) and _is_worker_thread():
+    import trio
+
+    from pipeline_engine.run.trio_thread import TrioThread
+
+    if RUNNING_STEP.get() is not None and _is_worker_thread():
         return trio.from_thread.run(function)
     if not trio.lowlevel.in_trio_run() and not _is_asyncio_running():
         return trio.run(function)
@@ -237,6 +248,8 @@ def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
 
 
 def _is_worker_thread() -> bool:
+    import trio
+
     try:
         trio.from_thread.check_cancelled()
     except RuntimeError:
