@@ -31,8 +31,7 @@ from pipeline_engine.plan import compile_pipeline
 from pipeline_engine.report.numbers import counted
 from pipeline_engine.run.batch import iter_batch_async
 from pipeline_engine.run.document import Document
-from pipeline_engine.run.engine import Engine
-from pipeline_engine.run.engine import DEFAULT_CAPACITY
+from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
 from pipeline_engine.text import one_line, safe_text
 
 if TYPE_CHECKING:

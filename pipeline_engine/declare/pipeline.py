@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
-
-from typing_extensions import TypeForm
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from pipeline_engine.declare.policies import INHERIT, Drop, Inherit, Policy, Retry, Timeout
 from pipeline_engine.declare.roles import Role
 from pipeline_engine.declare.steps import NO_DEFAULT, Executor, PromptStep, Scope, Step, declared_names
-from pipeline_engine.values import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from typing_extensions import TypeForm
+
+    from pipeline_engine.values import Message
 
 __all__ = ["Included", "IncludedEach", "Pipeline"]
 

@@ -59,7 +59,7 @@ class Retry:
     """How delays are spread, so that failed calls do not all come back at the same instant."""
     on: RetryOn | None = None
     """Further errors to try again: exception types, or a predicate over the exception."""
-    on_retry: Callable[[int, Exception], None | Awaitable[None]] | None = None
+    on_retry: Callable[[int, Exception], Awaitable[None] | None] | None = None
     """Called with the attempt that failed and its error before each retry; its own errors are logged."""
     repair: int = 2
     """How often a model is told what is wrong with its reply and asked again."""

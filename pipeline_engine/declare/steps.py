@@ -6,10 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from pipeline_engine.declare.policies import Drop, Policy
 from pipeline_engine.values import Message
+
+if TYPE_CHECKING:
+    from pipeline_engine.declare.policies import Drop, Policy
 
 __all__ = ["NO_DEFAULT", "Executor", "PromptStep", "Reference", "Scope", "Step", "declared_names", "use"]
 

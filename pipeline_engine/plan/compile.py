@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
@@ -35,6 +34,9 @@ from pipeline_engine.plan.plan import (
 )
 from pipeline_engine.plan.types import is_assignable, item_type, type_name
 from pipeline_engine.values import Outline, OutlineStep, Problem
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["compile_pipeline"]
 
@@ -371,7 +373,8 @@ class _Compiler:
             if other is None or not self.is_member(step, fallback):
                 self.report(
                     "PE113",
-                    f"step {step.name!r} falls back to step {fallback.name!r} of another pipeline. Include that pipeline first.",
+                    f"step {step.name!r} falls back to step {fallback.name!r} of another pipeline. "
+                    "Include that pipeline first.",
                     step,
                 )
             else:
@@ -382,7 +385,8 @@ class _Compiler:
             else:
                 self.report(
                     "PE105",
-                    f"step {step.name!r} is a function step and cannot fall back to {fallback!r}. Fall back to a value or a step.",
+                    f"step {step.name!r} is a function step and cannot fall back to {fallback!r}. "
+                    "Fall back to a value or a step.",
                     step,
                 )
         elif draft.output.validate_strictly is None:

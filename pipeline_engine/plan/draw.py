@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pipeline_engine.text import one_line
-from pipeline_engine.values import Outline, OutlineStep
+
+if TYPE_CHECKING:
+    from pipeline_engine.values import Outline, OutlineStep
 
 __all__ = ["draw_dot", "draw_mermaid", "draw_text"]
 

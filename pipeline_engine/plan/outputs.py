@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from pydantic_core import ValidationError
 from pipeline_engine.plan.types import type_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pydantic import TypeAdapter
 
 __all__ = ["Output", "OutputTypes", "UnusableTypeError", "reasons_of"]

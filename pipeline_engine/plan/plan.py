@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_engine.declare import NO_DEFAULT, Drop, Executor, Model, Retry, Role, Step, Timeout
-from pipeline_engine.plan.outputs import Output
-from pipeline_engine.values import Outline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline_engine.plan.outputs import Output
+    from pipeline_engine.values import Outline
 
 __all__ = ["Condition", "FallbackStep", "FallbackValue", "Need", "Plan", "PlannedInput", "PlannedStep"]
 

@@ -108,7 +108,7 @@ class Trace:
         if not isinstance(started, RunStarted):
             found = "there are none" if started is None else f"these begin with {type(started).__name__}"
             reason = f"the records of a run begin with RunStarted, but {found}. Hand in the whole stream."
-            raise ValueError(reason)  # noqa: TRY004  # a stream cut at its front is a wrong value
+            raise ValueError(reason)  # a stream cut at its front is a wrong value
         drafts: dict[tuple[str, int | None], _Draft] = {}
         widths: dict[str, int] = {step.name: 0 for step in started.outline.steps if step.each is not None}
         last_at = started.at

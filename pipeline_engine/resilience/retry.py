@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline_engine.declare import Retry
 from pipeline_engine.errors import PipelineEngineError, RateLimitError
+
+if TYPE_CHECKING:
+    import random
+
+    from pipeline_engine.declare import Retry
 
 __all__ = ["Again", "is_throttled", "is_transient", "jittered", "next_try", "retry_hint"]
 

@@ -9,13 +9,13 @@ import functools
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
     import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pipeline_engine.declare import Pipeline
     from pipeline_engine.plan import Plan

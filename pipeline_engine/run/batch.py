@@ -27,8 +27,7 @@ from pipeline_engine.values import Status, Usage
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from pipeline_engine.declare import Pipeline
     from pipeline_engine.plan import Plan
@@ -301,7 +300,7 @@ def _next_chunk(
     enough_at = time.perf_counter() + _PULL_SECONDS
     try:
         for item in iterator:
-            items.append(item)  # noqa: PERF402 - an error must not lose the items before it
+            items.append(item)  # one by one: an error must not lose the items before it
             if len(items) == _PULL_AHEAD or time.perf_counter() > enough_at:
                 break
     except Exception as error:  # noqa: BLE001 - told after the documents that came before it

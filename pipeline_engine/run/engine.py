@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import count
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 from pydantic_core import PydanticSerializationError, ValidationError, to_json
 
-from pipeline_engine.declare import Pipeline
 from pipeline_engine.errors import EngineClosedError, InputError
 from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
 from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
@@ -22,9 +20,11 @@ from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, 
 from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from types import TracebackType
+    from typing import Self
 
-    from typing_extensions import Self
+    from pipeline_engine.declare import Pipeline
 
 __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 

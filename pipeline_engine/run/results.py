@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic_core import to_jsonable_python
 
-from pipeline_engine.declare import Step
 from pipeline_engine.errors import InputError, RunError, StepError
 from pipeline_engine.schedule import RunState
 from pipeline_engine.text import one_line, sentence_list
@@ -28,6 +26,9 @@ from pipeline_engine.values import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline_engine.declare import Step
     from pipeline_engine.plan import Plan
     from pipeline_engine.report import Trace
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from pipeline_engine.errors import EngineClosedError
-from pipeline_engine.run.binding import Models
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
-from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from pipeline_engine.declare import Pipeline
     from pipeline_engine.plan import Plan
+    from pipeline_engine.run.binding import Models
+    from pipeline_engine.run.results import RunResult
 
 __all__ = ["Runner"]
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import random
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from pydantic_core import ValidationError
@@ -29,9 +28,7 @@ from pipeline_engine.errors import (
 )
 from pipeline_engine.plan import Condition, FallbackStep, FallbackValue, Plan, PlannedStep, reasons_of
 from pipeline_engine.resilience import is_throttled, next_try
-from pipeline_engine.schedule.queue import Key
-from pipeline_engine.schedule.scheduler import Scheduler, Timer
-from pipeline_engine.schedule.state import Close, Decision, Evaluate, Open, RunState, Settle, Start
+from pipeline_engine.schedule.state import Decision, Evaluate, Open, RunState, Settle, Start
 from pipeline_engine.values import (
     RUNNING_STEP,
     AttemptFinished,
@@ -57,6 +54,12 @@ from pipeline_engine.values import (
     WaitEnded,
     WaitStarted,
 )
+
+if TYPE_CHECKING:
+    import random
+
+    from pipeline_engine.schedule.queue import Key
+    from pipeline_engine.schedule.scheduler import Scheduler, Timer
 
 __all__ = ["BoundModel", "Candidate", "Execution", "Executors", "StepRun"]
 
@@ -383,7 +386,7 @@ class Execution:
             answer = condition.function(*arguments, **keywords)
             if inspect.iscoroutine(answer):
                 answer.close()
-                raise TypeError("is async. A condition is a plain function")  # noqa: TRY301 - one way out for every bug
+                raise TypeError("is async. A condition is a plain function")
         except Exception as error:  # noqa: BLE001 - the user's own code
             if asked.item is None:
                 self.state.outcomes[asked.step] = Failed(_bug(step.name, "when", error))
@@ -677,7 +680,7 @@ class Execution:
             answer = check.function(value, *arguments, **keywords)
             if inspect.iscoroutine(answer):
                 answer.close()
-                raise TypeError("is async. A check is a plain function")  # noqa: TRY301 - one way out for every bug
+                raise TypeError("is async. A check is a plain function")
         except Exception as error:  # noqa: BLE001 - the user's own code
             return _bug(step.name, "check", error)
         if answer is True:
@@ -749,7 +752,7 @@ class Execution:
         """Call the user's callback, guarded: what it raises is logged and changes nothing."""
         try:
             answer = on_retry(step_run.attempt, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's callback is only told
             _log.exception("on_retry of step %r raised", step_run.step.name)
             return
         if inspect.isawaitable(answer) and self._nursery is not None:
@@ -759,7 +762,7 @@ class Execution:
     async def _await_guarded(answer: Awaitable[Any], step: str) -> None:
         try:
             await answer
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's callback is only told
             _log.exception("on_retry of step %r raised", step)
 
     def _next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
 
 import trio
 
 from pipeline_engine.schedule.queue import Entry, ReadyQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Scheduler", "SchedulerStatistics", "Timer"]
 

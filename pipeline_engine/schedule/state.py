@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline_engine.errors import StepCodeError
-from pipeline_engine.plan import Need, Plan, PlannedStep
 from pipeline_engine.values import Completed, Dropped, Failed, Outcome, Skipped, Status, Stopped
+
+if TYPE_CHECKING:
+    from pipeline_engine.plan import Need, Plan, PlannedStep
 
 __all__ = ["Close", "Decision", "Evaluate", "Open", "RunState", "Settle", "Start"]
 

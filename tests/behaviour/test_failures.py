@@ -1,7 +1,6 @@
 """A failure reaches its descendants and nothing else; retries, timeouts, fallbacks and repairs."""
 
 import pytest
-import trio
 from pydantic import BaseModel, Field
 
 from pipeline_engine import (

@@ -165,7 +165,6 @@ async def test_a_whole_pipeline_can_be_mapped(autojump_clock):
         await trio.sleep(1)
         return translated + "."
 
-    book, pages = chunked(3)
     outer = Pipeline("book", inputs={"document": str, "language": str})
 
     @outer.step
@@ -175,7 +174,7 @@ async def test_a_whole_pipeline_can_be_mapped(autojump_clock):
     sub = outer.include(page, prefix="de", each=leaves)
 
     @outer.step
-    async def bound(parts: list[str] = use(sub[polished])) -> str:
+    async def bound(parts: list[str] = use(sub[polished])) -> str:  # noqa: B008 - a reference, not a call of work
         return " ".join(parts)
 
     async with Engine() as engine:

@@ -86,13 +86,11 @@ async def test_documents_are_served_first_come_first_served(autojump_clock):
         await trio.sleep(1)
         return first
 
-    finished = []
     async with (
         Engine(capacity=1) as engine,
         BatchStream(engine, engine.bind(pipeline), [{"name": str(number)} for number in range(4)]) as results,
     ):
-        async for result in results:
-            finished.append((result["second"], trio.current_time()))
+        finished = [(result["second"], trio.current_time()) async for result in results]
     began = finished[0][1] - 2
     assert [(name, at - began) for name, at in finished] == [("0", 2), ("1", 4), ("2", 6), ("3", 8)]
 

@@ -10,16 +10,11 @@ class Title(BaseModel):
     text: str
 
 
-class Opaque:
-    """Nothing that a model could be asked for."""
-
-
 def problems(source):
     """Compile what `broken.py` declares; return its problems as they are told, line 1 being the first line below."""
     names = {
         "Drop": Drop,
         "Model": Model,
-        "Opaque": Opaque,
         "Pipeline": Pipeline,
         "Role": Role,
         "Title": Title,
@@ -191,7 +186,7 @@ pipeline = Pipeline("p", inputs={"document": str})
 def title(document: str) -> str: ...
 """,
         "PE105 the fallback of step 'title' is a str, but its output is Title "
-        "(Input should be an instance of Title). Give a value of that type. (broken.py:2)",
+        "(Input should be a valid dictionary or instance of Title). Give a value of that type. (broken.py:2)",
     ),
     "PE105 a fallback step of another type": (
         """
@@ -411,13 +406,14 @@ declare()
     ),
     "PE116 an output that has no schema": (
         """
+class Opaque: ...
 pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.llm("fast", Opaque)
 def title(document: str) -> str: ...
 """,
         "PE116 the output type Opaque of step 'title' cannot be described to a model: "
-        "Cannot generate a JsonSchema for core_schema.IsInstanceSchema (<class 'test_problems.Opaque'>). "
-        "Use another type. (broken.py:2)",
+        "Cannot generate a JsonSchema for core_schema.IsInstanceSchema (<class 'broken.Opaque'>). "
+        "Use another type. (broken.py:3)",
     ),
     "PE117 dropping where nothing is mapped": (
         """
@@ -433,7 +429,7 @@ inner = Pipeline("inner", inputs={"text": str})
 @inner.step
 def chunks(text: str) -> list[str]: ...
 @inner.step(each=chunks)
-def note(chunk: str) -> str: ...
+def note(chunk) -> str: ...
 pipeline = Pipeline("p", inputs={"texts": list[str]})
 pipeline.include(inner, prefix="all", each="texts")
 """,

@@ -96,7 +96,7 @@ def value_of(spec: StepSpec, arguments: list[Any]) -> Any:
     return [f"{text}[{number}]" for number in range(spec.width)] if spec.width is not None else text
 
 
-class Flaky(ConnectionError):
+class FlakyError(ConnectionError):
     """A transient failure."""
 
 
@@ -116,7 +116,7 @@ def _declare(pipeline: Pipeline, spec: StepSpec, declared: dict[str, Any], *, is
             await trio.sleep(spec.duration)
         fails = context.attempt <= spec.failures if context.item is None else context.item in spec.failing_items
         if fails:
-            raise Flaky(f"{spec.name} attempt {context.attempt}")
+            raise FlakyError(f"{spec.name} attempt {context.attempt}")
         return value_of(spec, list(arguments))
 
     parameters = [inspect.Parameter("item", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if spec.each else []
@@ -139,9 +139,6 @@ def _declare(pipeline: Pipeline, spec: StepSpec, declared: dict[str, Any], *, is
     when = None
     if spec.when is not None:
         source, answer = spec.when
-
-        def when(**_needs: Any) -> bool:
-            return answer
 
         def condition(value: Any) -> bool:
             return answer

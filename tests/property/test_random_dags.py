@@ -210,9 +210,9 @@ def test_a_run_that_times_out_keeps_what_is_finished(dag, timeout):
     assert (statistics.in_flight, statistics.ready, statistics.timers) == (0, 0, 0)
     first = full["records"][0].at
     for record in full["records"]:
-        if isinstance(record, StepFinished) and record.item is None and record.at - first < timeout:
-            if isinstance(record.outcome, Completed):
-                assert random_dags.plain(result.outcome(record.step)) == random_dags.plain(record.outcome)
+        is_step = isinstance(record, StepFinished) and record.item is None and record.at - first < timeout
+        if is_step and isinstance(record.outcome, Completed):
+            assert random_dags.plain(result.outcome(record.step)) == random_dags.plain(record.outcome)
     assert all(record.at - seen["records"][0].at <= timeout for record in seen["records"])
     assert math.isfinite(result.trace.makespan)
 
