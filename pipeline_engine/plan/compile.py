@@ -645,6 +645,7 @@ class _Compiler:
             timeout=timeout,
             attempt_seconds=timeout.seconds("attempt"),
             step_seconds=timeout.seconds("step"),
+            is_timed=timeout.seconds("attempt") is not None or timeout.seconds("step") is not None,
             on_error=step.on_error,
             executor=_executor(step),
             truncated=step.truncated,

@@ -71,6 +71,7 @@ def draw_text(outline: Outline) -> str:
     """Return the plan by layers: what can run at the same time stands under one heading.
 
     Example:
+        >>> from pipeline_engine.values import Outline, OutlineStep
         >>> steps = (OutlineStep("a", "llm", ("x",), 0), OutlineStep("b", "llm", ("a",), 1))
         >>> print(draw_text(Outline("p", ("x",), steps)))
         p (x)

@@ -95,6 +95,8 @@ class PlannedStep:
     """The timeout of an attempt, looked up once."""
     step_seconds: float | None
     """The timeout of the step, looked up once."""
+    is_timed: bool
+    """Whether either of them bounds it."""
     on_error: Drop | None
     executor: Executor | Literal["trio"] | None
     """Where a function runs; None for an llm step."""

@@ -29,6 +29,7 @@ def is_transient(error: Exception, retry: Retry) -> bool:
     """Return whether the same call may succeed if it is made again.
 
     Example:
+        >>> from pipeline_engine.declare import Retry
         >>> is_transient(ConnectionError(), Retry()), is_transient(KeyError("x"), Retry())
         (True, False)
         >>> is_transient(KeyError("x"), Retry(on=LookupError))
@@ -70,6 +71,8 @@ def jittered(retry: Retry, attempt: int, previous: float, dice: random.Random) -
         dice: The source of randomness.
 
     Example:
+        >>> import random
+        >>> from pipeline_engine.declare import Retry
         >>> jittered(Retry(jitter="none", base_delay=2), 3, 0.0, random.Random(1))
         4.0
     """

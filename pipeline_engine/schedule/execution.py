@@ -65,6 +65,21 @@ __all__ = ["BoundModel", "Candidate", "Execution", "Executors", "StepRun"]
 
 _log = logging.getLogger("pipeline_engine")
 
+
+class _NoScope:
+    """Stand for the cancel scope of attempts that nothing bounds: opening a real one is dear."""
+
+    deadline = math.inf
+    cancelled_caught = False
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_error: object) -> None:
+        return
+
+
+_NO_SCOPE = _NoScope()
 _LONGEST_TURN = 0.001
 """Seconds that a task may go on from step to step before it lets the other tasks run."""
 
@@ -101,6 +116,7 @@ class StepRun:
     is_queued = False
     has_slot = False
     slot_at = 0.0
+    is_running = False
     is_abandoned = False
     is_repair = False
     arguments: Sequence[Any] = ()
@@ -127,9 +143,24 @@ class StepRun:
         self.execution = execution
         self.step = step
         self.item = item
-        self.group = execution.group
-        self.priority = execution.priority
-        self.key: Key = (execution.place, -step.remaining, step.index, -1 if item is None else item)
+
+    # The queue asks for these only where there is no free slot.
+
+    @property
+    def group(self) -> Hashable:
+        """What it takes turns with."""
+        return self.execution.group
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self.execution.priority
+
+    @property
+    def key(self) -> Key:
+        """Its place within its group: the document, then the longest remaining path."""
+        step = self.step
+        return (self.execution.place, -step.remaining, step.index, -1 if self.item is None else self.item)
 
     def launch(self) -> None:
         """Go on with a slot in hand: the queue calls this."""
@@ -471,48 +502,62 @@ class Execution:
     # An attempt
 
     async def _work(self, step_run: StepRun | None) -> None:
-        """Make attempts, each with a slot in hand, until none is left for this task."""
-        scheduler, emit = self.scheduler, self.emit
-        yielded_at = scheduler.now()
+        """Make attempts, each with a slot in hand, until none is left for this task.
+
+        One cancel scope serves all timed attempts of the task, its deadline moved from one to the
+        next: opening a scope costs three times as much. One that has fired is spent.
+        """
+        read_clock = self.scheduler.now
+        turn_began = read_clock()
         while step_run is not None:
-            step, item = step_run.step, step_run.item
-            step_run.attempt += 1
-            # From the moment it has its slot, not from when trio comes to run the task.
-            now = step_run.slot_at
-            emit(AttemptStarted(now, step.name, item, step_run.attempt, self._model_name(step_run), step_run.is_repair))
-            RUNNING_STEP.set(step_run)
-            value: Any = None
-            error: Exception | None = None
+            is_timed = step_run.step.is_timed
+            scope = trio.CancelScope() if is_timed else _NO_SCOPE
             try:
-                deadline = self._deadline(step_run, now)
-                if deadline == math.inf:
-                    value = await self._call(step_run)
-                else:
-                    with trio.CancelScope(deadline=deadline) as scope:
-                        value = await self._call(step_run)
-                    if scope.cancelled_caught:
-                        error = self._timeout_error(step_run)
-            except Exception as raised:  # noqa: BLE001 - here a step's failure becomes a value
-                error = _unwrapped(raised, step.name)
+                with scope:
+                    while step_run is not None and step_run.step.is_timed is is_timed:
+                        now = self._begin_attempt(step_run)
+                        deadline = math.inf
+                        if is_timed:
+                            scope.deadline = deadline = self._deadline(step_run, now)
+                        value: Any = None
+                        error: Exception | None = None
+                        try:
+                            value = await self._call(step_run)
+                        except Exception as raised:  # noqa: BLE001 - here a step's failure becomes a value
+                            error = _unwrapped(raised, step_run.step.name)
+                        finished = read_clock()
+                        step_run = self._end_attempt(step_run, value, error, finished)
+                        if finished >= deadline:
+                            break  # the scope may have fired, though the attempt did not notice
+                        if step_run is not None and finished - turn_began > _LONGEST_TURN:
+                            # Steps that never wait must not starve the calls on the wire.
+                            scope.deadline = math.inf
+                            await trio.lowlevel.checkpoint()
+                            turn_began = read_clock()
             except BaseException:
                 # Cancelled from outside, or a crash of trio itself: nothing here may wait.
-                self._leave(step_run)
+                if step_run is not None:
+                    self._leave(step_run)
                 raise
-            finished = scheduler.now()
-            if step_run.has_slot:
-                step_run.has_slot = False
-                scheduler.free += 1
-            step_run = self._after_attempt(step_run, value, error, finished)
-            if step_run is None:
-                return
-            # Steps that never wait must not starve the calls on the wire.
-            if finished - yielded_at > _LONGEST_TURN:
-                try:
-                    await trio.lowlevel.checkpoint()
-                except trio.Cancelled:
-                    self._give_up(step_run)
-                    raise
-                yielded_at = scheduler.now()
+            if scope.cancelled_caught and step_run is not None:
+                step_run = self._end_attempt(step_run, None, self._timeout_error(step_run), read_clock())
+
+    def _begin_attempt(self, step_run: StepRun) -> float:
+        step_run.attempt += 1
+        step_run.is_running = True
+        RUNNING_STEP.set(step_run)
+        # From the moment it has its slot, not from when trio comes to run the task.
+        now = step_run.slot_at
+        model = None if step_run.step.kind == "function" else self._model_name(step_run)
+        self.emit(AttemptStarted(now, step_run.step.name, step_run.item, step_run.attempt, model, step_run.is_repair))
+        return now
+
+    def _end_attempt(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> StepRun | None:
+        step_run.is_running = False
+        if step_run.has_slot:
+            step_run.has_slot = False
+            self.scheduler.free += 1
+        return self._after_attempt(step_run, value, error, finished)
 
     def _call(self, step_run: StepRun) -> Awaitable[Any]:
         step = step_run.step
@@ -578,18 +623,13 @@ class Execution:
         which = "step" if is_step else "attempt"
         return StepTimeoutError(step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
 
-    def _give_up(self, step_run: StepRun) -> None:
-        """Take back a step run that has its slot and was cancelled before its attempt."""
-        step_run.has_slot = False
-        self.scheduler.release()
-        if step_run.item is not None:
-            self.emit(StepFinished(trio.current_time(), step_run.step.name, step_run.item, Stopped("cancelled")))
-
     def _leave(self, step_run: StepRun) -> None:
-        """End an attempt that was cancelled from outside, without waiting for anything."""
-        now = trio.current_time()
-        fault = Fault("cancelled", "cancelled from outside")
-        self.emit(AttemptFinished(now, step_run.step.name, step_run.item, step_run.attempt, fault))
+        """End what was cancelled from outside, in its attempt or just before, without waiting for anything."""
+        now = self.scheduler.now()
+        if step_run.is_running:
+            step_run.is_running = False
+            fault = Fault("cancelled", "cancelled from outside")
+            self.emit(AttemptFinished(now, step_run.step.name, step_run.item, step_run.attempt, fault))
         if step_run.item is not None:
             self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped("cancelled")))
         if step_run.has_slot:

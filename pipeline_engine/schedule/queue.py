@@ -18,14 +18,23 @@ Key = tuple[int, int, int, int]
 class Entry(Protocol):
     """Wait for a slot."""
 
-    group: Hashable
-    """The run or batch that it belongs to: groups take turns."""
-    priority: int
-    """Higher goes first."""
-    key: Key
-    """Its place within the group, which it keeps when it comes back."""
     is_queued: bool
     """Cleared to withdraw it: taking it out of the heap at once would cost time linear in its length."""
+
+    @property
+    def group(self) -> Hashable:
+        """The run or batch that it belongs to: groups take turns."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        ...
+
+    @property
+    def key(self) -> Key:
+        """Its place within the group, which it keeps when it comes back."""
+        ...
 
     def launch(self) -> None:
         """Go on with a slot in hand."""
@@ -56,12 +65,13 @@ class ReadyQueue:
         entry.is_queued = True
         self.live += 1
         self._number += 1
-        groups = self._turns.get(entry.priority)
+        priority, group = entry.priority, entry.group
+        groups = self._turns.get(priority)
         if groups is None:
-            groups = self._turns[entry.priority] = OrderedDict()
-        heap = groups.get(entry.group)
+            groups = self._turns[priority] = OrderedDict()
+        heap = groups.get(group)
         if heap is None:
-            heap = groups[entry.group] = []
+            heap = groups[group] = []
         heappush(heap, (entry.key, self._number, entry))
 
     def withdraw(self, entry: Entry) -> None:

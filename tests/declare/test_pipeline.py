@@ -166,7 +166,7 @@ def test_consumers_outside_get_the_list_of_a_mapped_inclusion():
     sub = outer.include(inner, prefix="ch", each="chapters")
 
     @outer.step
-    def book(texts: list[str] = use(sub[final])) -> str: ...  # noqa: B008 - a reference, not a value
+    def book(texts: list[str] = use(sub[final])) -> str: ...
 
     assert sources(compile_pipeline(outer))["book"] == ["ch_final"]
 

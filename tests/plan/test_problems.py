@@ -21,7 +21,7 @@ def problems(source):
         "use": use,
         "__name__": "broken",
     }
-    exec(compile(source.lstrip("\n"), "broken.py", "exec"), names)  # noqa: S102 - ours, with line numbers of its own
+    exec(compile(source.lstrip("\n"), "broken.py", "exec"), names)
     with pytest.raises(PlanError) as caught:
         compile_pipeline(names["pipeline"])
     return [str(problem) for problem in caught.value.problems]
@@ -46,7 +46,10 @@ def title(document: str, zzz: int) -> str: ...
 @pipeline.step
 def keywords(document: str) -> str: ...
 """,
-        "PE101 step 'title' needs 'zzz', but no step or input has that name. There are: document, keywords. (broken.py:2)",
+        (
+            "PE101 step 'title' needs 'zzz', but no step or input has that name. There are: document, keywords. "
+            "(broken.py:2)"
+        ),
     ),
     "PE101 a misspelt name in use()": (
         """
@@ -62,8 +65,10 @@ pipeline = Pipeline("p", inputs={"documents": list})
 @pipeline.step(each="document")
 def title(document: str) -> str: ...
 """,
-        "PE101 step 'title' is mapped over 'document', but no step or input has that name. "
-        "Did you mean 'documents'? (broken.py:2)",
+        (
+            "PE101 step 'title' is mapped over 'document', but no step or input has that name. "
+            "Did you mean 'documents'? (broken.py:2)"
+        ),
     ),
     "PE101 a misspelt name in a condition": (
         """
@@ -71,7 +76,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(when=lambda documen: True)
 def title(document: str) -> str: ...
 """,
-        "PE101 step 'title' needs 'documen', but no step or input has that name. Did you mean 'document'? (broken.py:2)",
+        (
+            "PE101 step 'title' needs 'documen', but no step or input has that name. "
+            "Did you mean 'document'? (broken.py:2)"
+        ),
     ),
     "PE102 two steps that need each other": (
         """
@@ -117,7 +125,10 @@ def title(document: str) -> str: ...
 @pipeline.step(name="title")
 def other(document: str) -> str: ...
 """,
-        "PE103 two steps are named 'title'; the other one is at broken.py:2. Rename one, or give it name=. (broken.py:4)",
+        (
+            "PE103 two steps are named 'title'; the other one is at broken.py:2. Rename one, or give it name=. "
+            "(broken.py:4)"
+        ),
     ),
     "PE104 a parameter over another type": (
         """
@@ -127,8 +138,10 @@ def title(document: str) -> str: ...
 @pipeline.step
 def summary(title: str) -> str: ...
 """,
-        "PE104 step 'summary' takes title: str, but step 'title' returns Title. "
-        "Change one of the two annotations. (broken.py:4)",
+        (
+            "PE104 step 'summary' takes title: str, but step 'title' returns Title. "
+            "Change one of the two annotations. (broken.py:4)"
+        ),
     ),
     "PE104 an input of another type": (
         """
@@ -136,8 +149,10 @@ pipeline = Pipeline("p", inputs={"document": str | None})
 @pipeline.step
 def title(document: str) -> str: ...
 """,
-        "PE104 step 'title' takes document: str, but input 'document' is str | None. "
-        "Change one of the two annotations. (broken.py:2)",
+        (
+            "PE104 step 'title' takes document: str, but input 'document' is str | None. "
+            "Change one of the two annotations. (broken.py:2)"
+        ),
     ),
     "PE104 a mapped step's whole output is a list": (
         """
@@ -147,8 +162,10 @@ def note(chunk: str) -> str: ...
 @pipeline.step
 def summary(note: Title) -> str: ...
 """,
-        "PE104 step 'summary' takes note: Title, but step 'note' returns list[Title]. "
-        "Change one of the two annotations. (broken.py:4)",
+        (
+            "PE104 step 'summary' takes note: Title, but step 'note' returns list[Title]. "
+            "Change one of the two annotations. (broken.py:4)"
+        ),
     ),
     "PE104 an item of another type": (
         """
@@ -156,8 +173,10 @@ pipeline = Pipeline("p", inputs={"chunks": list[str]})
 @pipeline.step(each="chunks")
 def note(chunk: int) -> str: ...
 """,
-        "PE104 step 'note' takes chunk: int, but an item of input 'chunks' is str. "
-        "Change one of the two annotations. (broken.py:2)",
+        (
+            "PE104 step 'note' takes chunk: int, but an item of input 'chunks' is str. "
+            "Change one of the two annotations. (broken.py:2)"
+        ),
     ),
     "PE104 a condition over another type": (
         """
@@ -166,8 +185,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(when=is_long)
 def title(document: str) -> str: ...
 """,
-        "PE104 step 'title' takes document: int, but input 'document' is str. "
-        "Change one of the two annotations. (broken.py:3)",
+        (
+            "PE104 step 'title' takes document: int, but input 'document' is str. "
+            "Change one of the two annotations. (broken.py:3)"
+        ),
     ),
     "PE104 a check over another type": (
         """
@@ -176,8 +197,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.llm("fast", Title, check=is_short)
 def title(document: str) -> str: ...
 """,
-        "PE104 the check= of step 'title' takes str, but the output is Title. "
-        "Change one of the two annotations. (broken.py:3)",
+        (
+            "PE104 the check= of step 'title' takes str, but the output is Title. "
+            "Change one of the two annotations. (broken.py:3)"
+        ),
     ),
     "PE105 a value of another type": (
         """
@@ -185,8 +208,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.llm("fast", Title, fallback="none")
 def title(document: str) -> str: ...
 """,
-        "PE105 the fallback of step 'title' is a str, but its output is Title "
-        "(Input should be a valid dictionary or instance of Title). Give a value of that type. (broken.py:2)",
+        (
+            "PE105 the fallback of step 'title' is a str, but its output is Title "
+            "(Input should be a valid dictionary or instance of Title). Give a value of that type. (broken.py:2)"
+        ),
     ),
     "PE105 a fallback step of another type": (
         """
@@ -196,8 +221,10 @@ def spare(document: str) -> str: ...
 @pipeline.llm("fast", Title, fallback=spare)
 def title(document: str) -> str: ...
 """,
-        "PE105 step 'title' gives Title, but its fallback step 'spare' gives str. "
-        "Let both give the same type. (broken.py:4)",
+        (
+            "PE105 step 'title' gives Title, but its fallback step 'spare' gives str. "
+            "Let both give the same type. (broken.py:4)"
+        ),
     ),
     "PE105 a model for a function": (
         """
@@ -205,8 +232,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(fallback=Role("strong"))
 def title(document: str) -> str: ...
 """,
-        "PE105 step 'title' is a function step and cannot fall back to Role(name='strong'). "
-        "Fall back to a value or a step. (broken.py:2)",
+        (
+            "PE105 step 'title' is a function step and cannot fall back to Role(name='strong'). "
+            "Fall back to a value or a step. (broken.py:2)"
+        ),
     ),
     "PE106 an input that nobody needs": (
         """
@@ -222,8 +251,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(each="document")
 def note(chunk: str) -> str: ...
 """,
-        "PE107 step 'note' is mapped over 'document', which is str and no list. "
-        "Map over a list, or drop each=. (broken.py:2)",
+        (
+            "PE107 step 'note' is mapped over 'document', which is str and no list. "
+            "Map over a list, or drop each=. (broken.py:2)"
+        ),
     ),
     "PE108 an included pipeline's input is not bound": (
         """
@@ -235,8 +266,11 @@ pipeline = Pipeline("p", inputs={"document": str})
 def length(document: str) -> int: ...
 pipeline.include(inner, prefix="in")
 """,
-        "PE108 step 'in_title' needs the input 'text' of its included pipeline, but 'text' is no step or input here. "
-        "Bind it: include(…, inputs={'text': …}). (broken.py:2)",
+        (
+            "PE108 step 'in_title' needs the input 'text' of its included pipeline, but 'text' is no step or "
+            "input here. "
+            "Bind it: include(…, inputs={'text': …}). (broken.py:2)"
+        ),
     ),
     "PE108 an included pipeline's input is bound to nothing": (
         """
@@ -248,8 +282,11 @@ pipeline = Pipeline("p", inputs={"document": str})
 def length(document: str) -> int: ...
 pipeline.include(inner, prefix="in", inputs={"text": "documents"})
 """,
-        "PE108 step 'in_title' needs the input 'text' of its included pipeline, but 'documents' is no step or input here. "
-        "Bind it: include(…, inputs={'text': …}). (broken.py:2)",
+        (
+            "PE108 step 'in_title' needs the input 'text' of its included pipeline, but 'documents' is no step "
+            "or input here. "
+            "Bind it: include(…, inputs={'text': …}). (broken.py:2)"
+        ),
     ),
     "PE109 an annotation that is not defined": (
         """
@@ -257,8 +294,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step
 def title(document: "Dokument") -> str: ...
 """,
-        "PE109 an annotation of step 'title' (its function) names 'Dokument', which is not defined there. "
-        "Import or define it before the step; not under TYPE_CHECKING. (broken.py:2)",
+        (
+            "PE109 an annotation of step 'title' (its function) names 'Dokument', which is not defined there. "
+            "Import or define it before the step; not under TYPE_CHECKING. (broken.py:2)"
+        ),
     ),
     "PE109 an annotation of a condition": (
         """
@@ -267,8 +306,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(when=is_long)
 def title(document: str) -> str: ...
 """,
-        "PE109 an annotation of step 'title' (when=) names 'Dokument', which is not defined there. "
-        "Import or define it before the step; not under TYPE_CHECKING. (broken.py:3)",
+        (
+            "PE109 an annotation of step 'title' (when=) names 'Dokument', which is not defined there. "
+            "Import or define it before the step; not under TYPE_CHECKING. (broken.py:3)"
+        ),
     ),
     "PE110 any number of parameters": (
         """
@@ -276,8 +317,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step
 def title(document: str, *rest: str) -> str: ...
 """,
-        "PE110 step 'title' (its function) takes *rest: str, but edges are named parameters. "
-        "Name each need. (broken.py:2)",
+        (
+            "PE110 step 'title' (its function) takes *rest: str, but edges are named parameters. "
+            "Name each need. (broken.py:2)"
+        ),
     ),
     "PE110 any named parameters of a check": (
         """
@@ -319,8 +362,10 @@ def spare(chunks: list[str]) -> str: ...
 @pipeline.step(each="chunks", fallback=spare)
 def note(chunk: str) -> str: ...
 """,
-        "PE112 step 'note' and its fallback step 'spare' are not mapped alike. "
-        "Give both the same each=, or neither. (broken.py:4)",
+        (
+            "PE112 step 'note' and its fallback step 'spare' are not mapped alike. "
+            "Give both the same each=, or neither. (broken.py:4)"
+        ),
     ),
     "PE113 use() of a step of another pipeline": (
         """
@@ -331,8 +376,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step
 def summary(document: str, heading: str = use(title)) -> str: ...
 """,
-        "PE113 step 'summary' names step 'title' (use(title) in its function), which belongs to another pipeline. "
-        "Include that pipeline, and take its steps from what include() returns. (broken.py:5)",
+        (
+            "PE113 step 'summary' names step 'title' (use(title) in its function), which belongs to another pipeline. "
+            "Include that pipeline, and take its steps from what include() returns. (broken.py:5)"
+        ),
     ),
     "PE113 a fallback step of another pipeline": (
         """
@@ -343,7 +390,10 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.step(fallback=title)
 def summary(document: str) -> str: ...
 """,
-        "PE113 step 'summary' falls back to step 'title' of another pipeline. Include that pipeline first. (broken.py:5)",
+        (
+            "PE113 step 'summary' falls back to step 'title' of another pipeline. Include that pipeline first. "
+            "(broken.py:5)"
+        ),
     ),
     "PE114 no parameter for the item": (
         """
@@ -401,8 +451,10 @@ def declare():
     def title(document: str) -> str: ...
 declare()
 """,
-        "PE115 step 'title' runs in a process, which must import its function. "
-        "Declare it at module level. (broken.py:3)",
+        (
+            "PE115 step 'title' runs in a process, which must import its function. "
+            "Declare it at module level. (broken.py:3)"
+        ),
     ),
     "PE116 an output that has no schema": (
         """
@@ -411,9 +463,11 @@ pipeline = Pipeline("p", inputs={"document": str})
 @pipeline.llm("fast", Opaque)
 def title(document: str) -> str: ...
 """,
-        "PE116 the output type Opaque of step 'title' cannot be described to a model: "
-        "Cannot generate a JsonSchema for core_schema.IsInstanceSchema (<class 'broken.Opaque'>). "
-        "Use another type. (broken.py:3)",
+        (
+            "PE116 the output type Opaque of step 'title' cannot be described to a model: "
+            "Cannot generate a JsonSchema for core_schema.IsInstanceSchema (<class 'broken.Opaque'>). "
+            "Use another type. (broken.py:3)"
+        ),
     ),
     "PE117 dropping where nothing is mapped": (
         """
@@ -433,8 +487,10 @@ def note(chunk) -> str: ...
 pipeline = Pipeline("p", inputs={"texts": list[str]})
 pipeline.include(inner, prefix="all", each="texts")
 """,
-        "PE118 step 'all_note' is mapped with each= inside a pipeline that is itself mapped with each=. "
-        "Map only one of the two, or flatten the lists first. (broken.py:4)",
+        (
+            "PE118 step 'all_note' is mapped with each= inside a pipeline that is itself mapped with each=. "
+            "Map only one of the two, or flatten the lists first. (broken.py:4)"
+        ),
     ),
     "PE119 no steps": (
         """

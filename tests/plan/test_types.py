@@ -1,8 +1,8 @@
 """Which types fit where: no false alarm, and no clash that could have been seen."""
 
-import collections.abc as abc
 import dataclasses
 import enum
+from collections import abc
 from typing import Annotated, Any, Generic, Literal, NewType, Protocol, TypedDict, TypeVar
 
 import pytest
@@ -216,7 +216,9 @@ def test_what_cannot_fit_is_refused(produced, accepted):
 
 
 KINDS = st.recursive(
-    st.sampled_from([str, int, float, bool, bytes, None, Animal, Dog, Title, Color, Literal["a"], Literal[1, "b"], UserId]),
+    st.sampled_from(
+        [str, int, float, bool, bytes, None, Animal, Dog, Title, Color, Literal["a"], Literal[1, "b"], UserId]
+    ),
     lambda inner: st.one_of(
         inner.map(lambda kind: list[kind]),
         inner.map(lambda kind: dict[str, kind]),

@@ -359,6 +359,8 @@ async def test_several_runs_at_once_inside_a_step_do_not_block_each_other(autoju
         async with trio.open_nursery() as nursery:
             for length in lengths:
                 nursery.start_soon(run_pipeline_async, line_of(length), {"number": number})
+                await trio.lowlevel.checkpoint()  # trio would start them in any order
+                await trio.lowlevel.checkpoint()
         return number
 
     with trio.fail_after(60):
@@ -495,7 +497,7 @@ def test_inputs_are_checked_before_anything_runs_and_all_at_once():
     pipeline = Pipeline("typed", inputs={"document": str, "size": Size, "tags": list[str], "rest": int})
 
     @pipeline.step
-    def work(document: str) -> str:
+    def work(document: str, size: Size, tags: list[str], rest: int) -> str:
         ran.append(document)
         return document
 
