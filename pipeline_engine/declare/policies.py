@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from fractions import Fraction
+from math import floor
 from typing import Final, Literal
 
 __all__ = ["INHERIT", "Drop", "Inherit", "Policy", "Retry", "Timeout", "effective_policy"]
@@ -191,7 +193,7 @@ class Policy:
 
 
 _NO_TIMEOUT = Timeout(connect=None, attempt=None, step=None)
-_ONCE = Retry(attempts=1)
+_ONCE = Retry(attempts=1, max_throttled=0)
 _LLM_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300, step=None))
 _FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT)
 
@@ -240,4 +242,7 @@ class Drop:
 
     def allowance(self, width: int) -> int:
         """Return how many of `width` items may be lost."""
-        return int(self.at_most * width) if isinstance(self.at_most, float) else self.at_most
+        if isinstance(self.at_most, int):
+            return self.at_most
+        # As it is written: 0.29 of 100 is 29, although 0.29 * 100 is a little less as floats.
+        return floor(Fraction(str(self.at_most)) * width)

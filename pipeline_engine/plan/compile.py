@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import typing
 from dataclasses import dataclass, field
@@ -71,6 +72,15 @@ def compile_pipeline(pipeline: Pipeline | Plan) -> Plan:
     plan = _Compiler(pipeline).compile()
     pipeline.compiled = plan
     return plan
+
+
+def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what carries the annotations: under decorators, in a partial, of an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    is_plain = inspect.isroutine(function) or inspect.isclass(function)
+    return function if is_plain else type(function).__call__
 
 
 @dataclass(slots=True)
@@ -198,7 +208,7 @@ class _Compiler:
 
     def annotations(self, step: Step[..., Any], function: Callable[..., Any], what: str) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(inspect.unwrap(function), localns=dict(step.local_names), include_extras=True)
+            return typing.get_type_hints(_annotated(function), localns=dict(step.local_names), include_extras=True)
         except NameError as error:
             self.report(
                 "PE109",
@@ -209,7 +219,7 @@ class _Compiler:
         except (TypeError, SyntaxError, AttributeError) as error:
             self.report(
                 "PE109",
-                f"an annotation of step {step.name!r} ({what}) does not resolve: {error}. Correct it.",
+                f"an annotation of step {step.name!r} ({what}) does not resolve: {str(error).rstrip('.')}. Correct it.",
                 step,
             )
         return {}
@@ -256,7 +266,8 @@ class _Compiler:
         if not isinstance(step.each, str):
             self.check_membership(step, step.each, "each=")
         if not self.is_known(name):
-            self.report("PE101", self.unknown(step, name, "is mapped over"), step)
+            own = step.each if isinstance(step.each, str) else step.each.name
+            self.report("PE101", self.unknown(step, own, "is mapped over"), step)
             return None
         return name
 
@@ -428,7 +439,8 @@ class _Compiler:
             produced = self.type_of(parameter.source)
             if parameter.is_item:
                 is_list, produced = item_type(produced)
-                if not is_list or (step.scope is not None and step.scope.is_nested):
+                is_nested = step.scope is not None and step.scope.each is not None and step.each is not None
+                if not is_list or is_nested or (step.scope is not None and step.scope.is_nested):
                     continue  # told already, as what it is
             if not is_assignable(produced, parameter.annotation):
                 kind = "step" if parameter.source in self.drafts else "input"
@@ -540,7 +552,8 @@ class _Compiler:
 
     @staticmethod
     def name_outside(name: str, scope: Scope | None) -> str:
-        return scope.names.get(name, name) if scope else name
+        """Return what a name means here; a name that an included pipeline does not have means nothing."""
+        return scope.names.get(name, f"{name} of the included pipeline") if scope else name
 
     def type_of(self, name: str) -> Any:
         return self.inputs[name].output.type if name in self.inputs else self.drafts[name].handed_on

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_dot", "draw_mermaid", "draw_text"]
 
 _WORD = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z")
+_MADE = re.compile(r"\An\d+\Z")  # what stands for names that are no words: a step may really be called so
 # Words that Mermaid reads as syntax when they stand alone as an identifier.
 _RESERVED = frozenset({"end", "graph", "subgraph", "style", "class", "click", "default", "flowchart"})
 
@@ -20,7 +21,8 @@ _RESERVED = frozenset({"end", "graph", "subgraph", "style", "class", "click", "d
 def _identifiers(outline: Outline) -> dict[str, str]:
     names = [*outline.inputs, *(step.name for step in outline.steps)]
     return {
-        name: name if _WORD.match(name) and name not in _RESERVED else f"n{place}" for place, name in enumerate(names)
+        name: name if _WORD.match(name) and name not in _RESERVED and not _MADE.match(name) else f"n{place}"
+        for place, name in enumerate(names)
     }
 
 

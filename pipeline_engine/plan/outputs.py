@@ -94,7 +94,7 @@ class OutputTypes:
     @staticmethod
     def _cached(cache: dict[Any, Output], kind: Any, make: Callable[[Any], Output]) -> Output:
         try:
-            # Literal[1] and Literal[True] are equal to each other as list items: the text tells them apart.
+            # Literal["a", "b"] and Literal["b", "a"] are equal, but their schemas are not: the text tells.
             key = (kind, repr(kind))
             found = cache.get(key)
         except TypeError:  # an annotation may hold unhashable metadata

@@ -11,7 +11,14 @@ import typing_extensions
 
 __all__ = ["is_assignable", "item_type", "type_name"]
 
-_LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_LISTS = (
+    list,
+    tuple,
+    collections.abc.Sequence,
+    collections.abc.MutableSequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+)
 # PEP 484's numeric tower: an int is welcome where a float is asked for.
 _PROMOTIONS: dict[type, tuple[type, ...]] = {float: (int,), complex: (int, float), bytes: (bytearray,)}
 
@@ -60,15 +67,25 @@ def is_assignable(produced: Any, accepted: Any) -> bool:
     produced, accepted = _plain(produced), _plain(accepted)
     if accepted is object or produced == accepted or _is_open(accepted) or _is_open(produced):
         return True
+    if get_origin(produced) is Literal and get_origin(accepted) is not Literal:
+        # One by one: some values of it may fit one member of a union, some another.
+        return all(_is_literal_assignable(value, accepted) for value in get_args(produced))
     if (parts := _members(produced)) is not None:
         return all(is_assignable(part, accepted) for part in parts)
     if (parts := _members(accepted)) is not None:
         return any(is_assignable(produced, part) for part in parts)
     if get_origin(accepted) is Literal:
         return get_origin(produced) is Literal and set(get_args(produced)) <= set(get_args(accepted))
-    if get_origin(produced) is Literal:
-        return all(is_assignable(type(value), accepted) for value in get_args(produced))
     return _is_assignable_class(produced, accepted)
+
+
+def _is_literal_assignable(value: Any, accepted: Any) -> bool:
+    """Whether one value fits: in a union, a Literal or a class."""
+    members = [_plain(member) for member in _members(accepted) or (accepted,)]
+    literals = [literal for member in members if get_origin(member) is Literal for literal in get_args(member)]
+    if any(value == literal and type(value) is type(literal) for literal in literals):
+        return True
+    return any(get_origin(member) is not Literal and is_assignable(type(value), member) for member in members)
 
 
 def _is_assignable_class(produced: Any, accepted: Any) -> bool:
@@ -77,8 +94,13 @@ def _is_assignable_class(produced: Any, accepted: Any) -> bool:
         return True
     if getattr(accepted_class, "_is_protocol", False):
         return True  # structural: only a type checker can tell
-    if typing_extensions.is_typeddict(accepted_class) or typing_extensions.is_typeddict(produced_class):
-        return produced_class is accepted_class or dict in (produced_class, accepted_class)
+    if typing_extensions.is_typeddict(accepted_class):
+        if not typing_extensions.is_typeddict(produced_class):
+            return produced_class is dict
+        required: frozenset[str] = getattr(accepted_class, "__required_keys__", frozenset())
+        return required <= set(produced_class.__annotations__)
+    if typing_extensions.is_typeddict(produced_class):
+        produced_class = produced = dict
     try:
         fits = issubclass(produced_class, accepted_class)
     except TypeError:
@@ -121,7 +143,14 @@ def item_type(kind: Any) -> tuple[bool, Any]:
     kind = _plain(kind)
     if _is_open(kind) and kind is not object:
         return True, Any
+    if (members := _members(kind)) is not None:
+        items = [item_type(member) for member in members]
+        is_list = all(found for found, _ in items)
+        return is_list, Union[tuple(item for _, item in items)] if is_list else Any  # noqa: UP007 - built from values
     origin = get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, list) and origin is not list:
+        bases = [base for base in getattr(origin, "__orig_bases__", ()) if get_origin(base) is list]
+        return True, get_args(bases[0])[0] if bases else Any
     if origin not in _LISTS:
         return False, Any
     arguments = [part for part in get_args(kind) if part is not Ellipsis]

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import queue
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import trio
 
-from pipeline_engine.errors import DuplicateDocumentError, PipelineEngineError
+from pipeline_engine.errors import DuplicateDocumentError, InputError, PipelineEngineError
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
+from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
+from pipeline_engine.schedule import only_error
 from pipeline_engine.values import Status, Usage
 
 if TYPE_CHECKING:
@@ -158,6 +161,9 @@ class BatchStream:
         if self._timeout is not None:
             self._deadline = trio.current_time() + self._timeout
         self._send, self._receive = trio.open_memory_channel[RunResult](0)
+        # A batch inside a step: the step holds no slot until the whole batch is over.
+        self._without_slot = WithoutSlot(self._engine.scheduler)
+        await self._without_slot.__aenter__()
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._feed)
@@ -173,7 +179,9 @@ class BatchStream:
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             if error is None:
-                raise _only(group) from None
+                raise only_error(group) from None
+        finally:
+            await self._without_slot.__aexit__(sys.exc_info()[0] or kind)
 
     def __aiter__(self) -> AsyncIterator[RunResult]:
         return self
@@ -214,6 +222,10 @@ class BatchStream:
 
     def _named(self, document: Mapping[str, Any] | Document) -> Document | None:
         """Return the document with its key; None if it was seen before with equal content."""
+        if not isinstance(document, Document | Mapping):
+            got = type(document).__name__
+            reason = f"a document is a mapping of inputs or a Document(key, inputs), not a {got}."
+            return Document(f"document-{len(self._seen) + 1}", {}, InputError(self._bound.plan.name, [reason]))
         if not isinstance(document, Document):
             content = document_key(document)
             named = Document(content or f"document-{len(self._seen) + 1}", document)
@@ -263,14 +275,6 @@ class BatchStream:
             return self._document_timeout
         left = max(0.0, self._deadline - trio.current_time())
         return left if self._document_timeout is None else min(left, self._document_timeout)
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a group holds, if it is one thing."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Document]:
@@ -324,7 +328,8 @@ class _Collector:
 
     def __enter__(self) -> Self:
         if self._out is not None:
-            self._file = self._out.open("w", encoding="utf-8")
+            # Lone surrogates, which UTF-8 cannot hold, become the escapes that JSON has for them.
+            self._file = self._out.open("w", encoding="utf-8", errors="backslashreplace")
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import count
@@ -15,12 +16,12 @@ from pydantic_core import PydanticSerializationError, ValidationError, to_json
 from pipeline_engine.errors import EngineClosedError, InputError
 from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
 from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
+from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
-from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, SlotRequest, StepExecutors, StepRun
+from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, StepExecutors
 from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -228,25 +229,16 @@ class Engine:
             place=place,
             host=self,
         )
-        caller = RUNNING_STEP.get()
         try:
-            if isinstance(caller, StepRun) and caller.has_slot and caller.execution.scheduler is self._scheduler:
-                await self._run_nested(caller, execution, timeout)
-            else:
+            if RUNNING_STEP.get() is None:
                 await execution.run(timeout)
+            else:
+                async with WithoutSlot(self._scheduler):
+                    await execution.run(timeout)
         finally:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
         return result
-
-    async def _run_nested(self, caller: StepRun, execution: Execution, timeout: float | None) -> None:
-        """Run inside a step: who holds a slot never waits for another one."""
-        caller.has_slot = False
-        self._scheduler.release()
-        self._scheduler.dispatch()
-        await execution.run(timeout)
-        await self._scheduler.take_slot(SlotRequest(caller))
-        caller.has_slot = True
 
 
 def _fan_out(readers: Sequence[Callable[[Record], object]]) -> Callable[[Record], object]:
@@ -280,6 +272,9 @@ def validate_inputs(plan: Plan, inputs: Mapping[str, Any]) -> list[Any]:
     Raises:
         InputError: If any is missing, unknown, or of another type: all of them at once.
     """
+    if not isinstance(inputs, Mapping):
+        example = ", ".join(f"{declared.name!r}: …" for declared in plan.inputs)
+        raise InputError(plan.name, [f"they are a {type(inputs).__name__}, not a mapping. Give {{{example}}}."])
     values: list[Any] = []
     problems: list[str] = []
     for declared in plan.inputs:

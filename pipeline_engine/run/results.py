@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from pipeline_engine.errors import InputError, RunError, StepError
 from pipeline_engine.schedule import RunState
@@ -204,7 +204,7 @@ class RunResult:
         return {
             "document": self.document,
             "status": self.status,
-            "outputs": to_jsonable_python(dict(self.outputs), fallback=repr, inf_nan_mode="null"),
+            "outputs": {name: _json_form(value) for name, value in self.outputs.items()},
             "errors": {error.step: str(error) for error in self.errors}
             | ({"inputs": str(self.error)} if self.error is not None else {}),
         }
@@ -265,6 +265,21 @@ class RunResult:
                 return None
             index = following
         return None
+
+
+def _json_form(value: Any) -> Any:
+    """Return a value in JSON's types; what has no such form is shown as text, and never ends a batch."""
+    try:
+        return to_jsonable_python(value, fallback=_shown, inf_nan_mode="null", bytes_mode="base64")
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError):
+        return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - a value's own __repr__ may do anything
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
 
 
 def _described(error: Exception) -> str:

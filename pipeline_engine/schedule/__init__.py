@@ -1,6 +1,6 @@
 """Decide what may run (pure), and run it (trio)."""
 
-from pipeline_engine.schedule.execution import BoundModel, Candidate, Execution, StepRun
+from pipeline_engine.schedule.execution import BoundModel, Candidate, Execution, StepRun, only_error
 from pipeline_engine.schedule.executors import StepExecutors
 from pipeline_engine.schedule.scheduler import Scheduler, SchedulerStatistics, SlotRequest
 from pipeline_engine.schedule.state import RunState
@@ -15,4 +15,5 @@ __all__ = [
     "SlotRequest",
     "StepExecutors",
     "StepRun",
+    "only_error",
 ]

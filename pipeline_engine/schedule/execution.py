@@ -117,6 +117,8 @@ class StepRun:
     has_slot = False
     slot_at = 0.0
     is_running = False
+    runs_inside = 0
+    """How many runs of its own the step waits for: it holds no slot meanwhile."""
     is_abandoned = False
     is_repair = False
     arguments: Sequence[Any] = ()
@@ -276,6 +278,9 @@ class Execution:
                     self._is_ending = True
                     for step_run in self._waiting:
                         self._withdraw(step_run)
+        except BaseExceptionGroup as group:
+            # Failed steps are values: what comes out here is an interrupt, an exit or a bug, and mostly alone.
+            raise only_error(group) from None
         finally:
             # This task made attempts itself: its context must not keep the last one's.
             RUNNING_STEP.set(caller)
@@ -861,6 +866,14 @@ class Execution:
         candidate = self._candidate(step_run)
         name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
         return f"fallback:{name}"
+
+
+def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what a group of exceptions holds, if it is one thing; else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def texts_in(value: Any) -> list[str]:

@@ -115,9 +115,9 @@ class Scheduler:
 
     async def take_slot(self, request: SlotRequest) -> None:
         """Wait for a slot in the order of the queue: for work that gave its slot back for a while."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self.free > 0 and not self.queue:
             self.free -= 1
-            await trio.lowlevel.checkpoint_if_cancelled()
             return
         self.queue.push(request)
         request.task = trio.lowlevel.current_task()

@@ -160,7 +160,9 @@ class RunState:
             return decisions
         plan, missing = self.plan, self._missing
         self.outcomes[index] = outcome
-        if not plan.steps[index].is_on_demand or (index, None) in self._demanded:
+        if plan.steps[index].is_on_demand:
+            self._forget_demands(index)
+        else:
             self.unsettled -= 1
         if type(outcome) is Completed:
             self.values[self._offset + index] = outcome.value
@@ -200,6 +202,8 @@ class RunState:
         outcome = self.outcomes[index]
         if outcome is None and item is not None and mapped is not None:
             outcome = mapped.outcomes[item]
+        if outcome is None and mapped is not None and mapped.closing is not None and item not in mapped.started:
+            outcome = mapped.closing  # its source has ended without a list: nothing will start it any more
         decisions: list[Decision] = []
         if outcome is None and (index, item) not in self._demanded and self.plan.steps[index].is_on_demand:
             self._demanded[index, item] = None
@@ -209,6 +213,14 @@ class RunState:
             else:
                 self._review_item(index, item, None, decisions)
         return outcome, decisions
+
+    def _forget_demands(self, index: int) -> None:
+        """The step as a whole has ended: whoever waits for one of its items learns that outcome."""
+        mapped = self._maps.get(index)
+        for demanded, item in self._demanded:
+            is_open = item is None or mapped is None or mapped.outcomes[item] is None
+            if demanded == index and is_open:
+                self.unsettled -= 1
 
     def tolerate(self, index: int, error: Exception) -> Failed | Dropped:
         """Return how a failed item counts: as dropped, while `on_error=` allows it."""
@@ -467,6 +479,9 @@ class RunState:
             is_by_choice = not self._is_failure(self.outcomes[index])
             mapped.closing = Skipped(self.plan.steps[index].name, is_by_choice)
             decisions.append(Close(follower))
+            for demanded, item in self._demanded:
+                if demanded == follower and item is not None and item not in mapped.started:
+                    self._decide(follower, item, mapped.closing, decisions)
             self._end_map(self.plan.steps[follower], mapped, decisions)
 
     def _end_map(self, step: PlannedStep, mapped: _Map, decisions: list[Decision]) -> None:

@@ -492,6 +492,21 @@ pipeline.include(inner, prefix="all", each="texts")
             "Map only one of the two, or flatten the lists first. (broken.py:4)"
         ),
     ),
+    "PE118 a mapped inclusion inside a mapped inclusion": (
+        """
+inner = Pipeline("inner", inputs={"text": str})
+@inner.step
+def note(text: str) -> str: ...
+middle = Pipeline("middle", inputs={"texts": list[str]})
+middle.include(inner, prefix="each", each="texts")
+pipeline = Pipeline("p", inputs={"groups": list[list[str]]})
+pipeline.include(middle, prefix="all", each="groups")
+""",
+        (
+            "PE118 step 'all_each_note' is mapped with each= inside a pipeline that is itself mapped with each=. "
+            "Map only one of the two, or flatten the lists first. (broken.py:2)"
+        ),
+    ),
     "PE119 no steps": (
         """
 pipeline = Pipeline("p", inputs={})

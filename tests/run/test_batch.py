@@ -64,9 +64,7 @@ def test_counts_failures_and_a_sample_sum_up_a_batch():
 
     assert (batch.documents, batch.duplicates) == (4, 0)
     assert batch.counts == {"completed": 3, "failed": 1}
-    assert batch.failed == (
-        ("0", "step 'step' of document '0' failed: ZeroDivisionError: division by zero"),
-    )
+    assert batch.failed == (("0", "step 'step' of document '0' failed: ZeroDivisionError: division by zero"),)
     assert {result.document for result in batch.sample} == {"0", "1", "2", "5"}
     assert not batch.is_complete
     assert batch.elapsed > 0
@@ -650,39 +648,39 @@ def test_a_batch_on_a_runner_uses_its_models_and_slots(threads_left):
 
 
 async def test_two_batches_on_one_engine_take_turns(autojump_clock):
-    """A batch of a thousand must not keep a batch of three waiting until it is done."""
-    big, _, _ = sleeping(1)
-    small, _, _ = sleeping(1)
-    elapsed = {}
+    """A batch of a thousand must not keep a batch of twelve waiting until it is done, nor may luck decide."""
+    order = []
 
-    async def run(name, pipeline, count):
-        elapsed[name] = (await run_batch_async(pipeline, numbers(*range(count)), engine=engine)).elapsed
+    async def run(name, count):
+        pipeline, _, _ = sleeping(1)
+        async with iter_batch_async(pipeline, numbers(*range(count)), engine=engine) as results:
+            async for _ in results:
+                order.append(name)
 
     async with Engine(capacity=1) as engine, trio.open_nursery() as nursery:
-        nursery.start_soon(run, "big", big, 20)
+        nursery.start_soon(run, "big", 20)
         await trio.sleep(0.5)
-        nursery.start_soon(run, "small", small, 3)
+        nursery.start_soon(run, "small", 12)
 
-    assert elapsed["small"] <= 7.5
-    assert elapsed["big"] == 23
+    turns = [set(order[place : place + 2]) for place in range(1, 25, 2)]
+    assert turns == [{"big", "small"}] * 12
 
 
 async def test_a_batch_with_priority_goes_first(autojump_clock):
     """For the person who waits while the nightly batch runs."""
-    slow, _, _ = sleeping(1)
-    urgent, _, _ = sleeping(1)
     elapsed = {}
 
-    async def run(name, pipeline, count, priority):
+    async def run(name, count, priority):
+        pipeline, _, _ = sleeping(1)
         batch = await run_batch_async(pipeline, numbers(*range(count)), engine=engine, priority=priority)
         elapsed[name] = batch.elapsed
 
     async with Engine(capacity=1) as engine, trio.open_nursery() as nursery:
-        nursery.start_soon(run, "slow", slow, 20, 0)
+        nursery.start_soon(run, "nightly", 30, 0)
         await trio.sleep(0.5)
-        nursery.start_soon(run, "urgent", urgent, 3, 1)
+        nursery.start_soon(run, "urgent", 12, 1)
 
-    assert elapsed["urgent"] == 3.5
+    assert elapsed["urgent"] == 12.5
 
 
 async def test_a_batch_tells_where_its_time_went(autojump_clock):

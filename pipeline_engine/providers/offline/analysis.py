@@ -37,7 +37,8 @@ class Analysis:
     def keyphrases(self) -> list[str]:
         """Up to 30 phrases, best first."""
         own = titles.find_title(self.cleaned)
-        headings = dict.fromkeys((own, *self.headings) if own else self.headings)
+        parts = [heading for heading in self.headings if not titles.names_part(heading)]
+        headings = dict.fromkeys((own, *parts) if own else parts)
         return keywords.keyphrases(self.cleaned.prose, [*headings], count=30)
 
     @cached_property

@@ -7,7 +7,14 @@ import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from pipeline_engine.providers.offline.words import GENERIC_WORDS, LEADING_WORDS, STOP_WORDS, WEAK_WORDS, stem
+from pipeline_engine.providers.offline.words import (
+    GENERIC_WORDS,
+    LEADING_WORDS,
+    ORDINARY_VERBS,
+    STOP_WORDS,
+    WEAK_WORDS,
+    stem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +28,28 @@ _WINDOW = 3
 _DAMPING = 0.85
 _MAX_SHARED = 2  # phrases with one word in common
 _TOKEN = re.compile(r"[^\W\d_][\w'’.-]*(?<![.'’-])|[^\s\w]|\w+")
+_BEFORE_VERBS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        to can could cannot may might must shall should will would not never always also only then and i you we they it he
+        she who which that what nobody everybody everything nothing
+        """,
+    )
+)
+_BEFORE_NOUNS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a an the this these those its their our your his her my each every no any some all both another other such of in on
+        with without for by at from per into between one two three many more most
+        """,
+    )
+)
+_AFTER_VERBS = frozenset(
+    re.findall(r"\w+", "the a an it them its their this these you us me what how whether nothing everything")
+)
+_OWN_PLURALS = frozenset({"news", "goods"})  # they mean something else than what they look like forms of
 _ADJECTIVE_ENDINGS = ("able", "ible", "ous", "ive", "ful", "less", "ed", "ing", "ary")
 _CODE_SHAPED = re.compile(r".*[a-z][A-Z].*[a-z]|.*[_.@#$\\]|.*\d{3}")
 
@@ -31,11 +60,13 @@ def keyphrases(paragraphs: Sequence[str], headings: Sequence[str] = (), count: i
     Words are ranked by a co-occurrence graph (window of three words; Mihalcea and Tarau, "TextRank",
     EMNLP 2004) and by what YAKE found to tell keywords without a corpus: frequency, early places, spread
     over sentences and capital letters (Campos et al., "YAKE!", 2018). Identifiers and stop words never
-    become keywords.
+    become keywords; a word that its neighbours show to be a verb ("it maps", "to bind a model") rarely does.
 
     Example:
         >>> keyphrases(["A virtual clock jumps. Tests use the virtual clock.", "The virtual clock is exact."], count=1)
         ['virtual clock']
+        >>> keyphrases(["It maps the sea. Fishermen who map the sea wait. The sea is a deep sea."], count=1)
+        ['sea']
     """
     text = _Text(headings, paragraphs)
     scores = text.phrase_scores()
@@ -71,6 +102,7 @@ class _Text:
         self._links: dict[str, Counter[str]] = defaultdict(Counter)
         self._places: dict[str, int] = {}
         self._in_headings: set[str] = set()
+        self._nominal: Counter[str] = Counter()  # how often more a word's neighbours are those of a noun than of a verb
         self._count = 0
         for block, text in enumerate((*headings, *paragraphs)):
             if self._count > MAX_WORDS:
@@ -82,7 +114,11 @@ class _Text:
     def _read(self, text: str, block: int) -> None:
         run: list[str] = []
         is_start = True
-        for token in (found.removesuffix("'s").removesuffix("’s") for found in _TOKEN.findall(text)):
+        before = ""
+        for found in _TOKEN.findall(text):
+            token = found.removesuffix("'s").removesuffix("’s")
+            self._weigh_neighbours(before, found.lower())
+            before = found.lower()
             if token[0].isalpha():
                 self._count += 1
             if _is_content(token):
@@ -93,6 +129,10 @@ class _Text:
                 run = []
             is_start = token in {".", "!", "?", ":"}
         self._count_run(run)
+
+    def _weigh_neighbours(self, before: str, token: str) -> None:
+        self._nominal[stem(token)] += (before in _BEFORE_NOUNS) - (before in _BEFORE_VERBS)
+        self._nominal[stem(before)] -= token in _AFTER_VERBS
 
     def _count_word(self, token: str, block: int, *, is_start: bool) -> None:
         word = stem(token)
@@ -123,7 +163,7 @@ class _Text:
         words = self._word_scores()
         least = 1 if self._count < 150 else 2 if self._count < 3000 else 3
         repeated = {phrase: count for phrase, count in self._phrases.items() if count >= least}
-        kept = repeated if len(repeated) > 3 else dict(self._phrases)
+        kept = repeated if len(repeated) > 7 else dict(self._phrases)
         inside = Counter[str]()  # how often a word stands in a phrase of two that is kept
         for phrase, count in kept.items():
             if len(phrase) == 2:
@@ -135,14 +175,25 @@ class _Text:
             if len(phrase) == 3 and count == 1 and not is_in_heading:
                 continue  # three words that met once are a piece of a sentence
             if len(phrase) == 1:
+                weight = self._single_weight(phrase[0])
+                if not weight:
+                    continue
                 alone = max(1.0, count - 0.5 * inside[phrase[0]])
-                scores[phrase] = words[phrase[0]] * math.log2(1 + alone) * _single_weight(phrase[0])
+                scores[phrase] = words[phrase[0]] * math.log2(1 + alone) * weight
             else:
                 share = sum(words[word] for word in phrase) / len(phrase) ** 0.5
                 scores[phrase] = share * math.log2(1 + count) * (1.3 if count > 1 else 0.35)
             if is_in_heading:
                 scores[phrase] *= 1.3
         return scores
+
+    def _single_weight(self, word: str) -> float:
+        """Return how well a word does as a keyword of its own; verbs, adjectives and words for everything do badly."""
+        nominal = self._nominal[word]
+        if word in ORDINARY_VERBS or word.removesuffix("ed") in ORDINARY_VERBS:
+            return 0.3 if nominal > 0 else 0.0
+        weight = 0.4 if word in GENERIC_WORDS else 0.5 if word.endswith(_ADJECTIVE_ENDINGS) else 1.0
+        return weight if nominal >= 0 else 0.3 * weight  # mostly a verb here: "it maps", "to bind a model"
 
     def _word_scores(self) -> dict[str, float]:
         ranks = self._ranks()
@@ -192,20 +243,14 @@ class _Text:
         return self._capitals[root] * 2 > max(1, self._insides[root])
 
 
-def _single_weight(word: str) -> float:
-    """Return how well a word does as a keyword of its own; adjectives and words for everything do badly."""
-    if word in GENERIC_WORDS:
-        return 0.4
-    return 0.5 if word.endswith(_ADJECTIVE_ENDINGS) else 1.0
-
-
 def _is_content(token: str) -> bool:
     lower = token.lower().replace("’", "'")
+    forms = {lower} if lower in _OWN_PLURALS else {lower, stem(lower)}
     return (
         token[0].isalpha()
         and 1 < len(token) <= 40
-        and lower not in STOP_WORDS
-        and lower not in WEAK_WORDS
+        and forms.isdisjoint(STOP_WORDS)
+        and forms.isdisjoint(WEAK_WORDS)
         and not _CODE_SHAPED.match(token)
     )
 

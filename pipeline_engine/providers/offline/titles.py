@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline_engine.providers.offline.cleaning import Block, Cleaned
 
-__all__ = ["find_title"]
+__all__ = ["find_title", "names_part", "titled"]
 
 MAX_TITLE = 150
 _LEAD_BLOCKS = 12
@@ -47,6 +47,7 @@ _PART_NAMES = frozenset(
         *("readme", "reference-level", "references", "requirements", "resolution", "revisions", "reviewers", "scope"),
         *("setup", "simple", "specification", "status", "summary", "table", "terminology", "tl;dr", "toc", "usage"),
         *("explanation", "quickstart", "prerequisites", "design", "api", "proposal", "non-goals", "release", "history"),
+        *("consequences", "context", "decision", "rejected"),  # of decision records
     }
 )
 _NUMBER = re.compile(r"(?:[A-Z]{2,6}[ -]?\d{1,6}\s?[:–—-]|\d+(?:\.\d+)*[.)]?|[IVX]+\.)\s+")
@@ -74,19 +75,19 @@ def find_title(cleaned: Cleaned) -> str | None:
 def _title_heading(headings: list[Block], cleaned: Cleaned) -> str | None:
     first = headings[0]
     line = _line_above(first, cleaned)
-    if line and (first.level > 1 or _names_part(first.text)):
+    if line and (first.level > 1 or names_part(first.text)):
         return line
     is_alone = sum(block.level <= first.level for block in headings) == 1
     has_parts = any(block.level > first.level for block in headings)
     is_late = _has_prose(cleaned.blocks[: cleaned.blocks.index(first)])
-    if is_alone and not _is_skippable(first.text) and (not is_late or (has_parts and not _names_part(first.text))):
+    if is_alone and not _is_skippable(first.text) and (not is_late or (has_parts and not names_part(first.text))):
         return first.text
     if line:
         return line
     if is_late:
         return None
     top = [block for block in headings[:_LEAD_BLOCKS] if block.level == 1]
-    named = [block.text for block in (top or headings[:1]) if not _names_part(block.text)]
+    named = [block.text for block in (top or headings[:1]) if not names_part(block.text)]
     if named and (first.level == 1 and first.text == named[0]):
         return named[0]
     return named[0] if named and len(top) < 3 else None
@@ -122,10 +123,11 @@ def _can_be_title(text: str) -> bool:
 
 
 def _is_skippable(text: str) -> bool:
-    return _names_part(text) and text.lower().split()[0] in {"abstract", "table", "simple", "motivation", "rationale"}
+    return names_part(text) and text.lower().split()[0] in {"abstract", "table", "simple", "motivation", "rationale"}
 
 
-def _names_part(text: str) -> bool:
+def names_part(text: str) -> bool:
+    """Return whether a heading is one that every document of a kind has ("Motivation")."""
     words = [word.lower() for word in words_of(_NUMBER.sub("", text))]
     strong = [word for word in words if word not in STOP_WORDS]
     return all(word in _PART_NAMES for word in strong)

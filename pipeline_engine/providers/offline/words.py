@@ -7,6 +7,7 @@ import re
 __all__ = [
     "GENERIC_WORDS",
     "LEADING_WORDS",
+    "ORDINARY_VERBS",
     "STOP_WORDS",
     "WEAK_WORDS",
     "content_stems",
@@ -85,7 +86,9 @@ WEAK_WORDS = frozenset(
         summary appendix footnote chapter figure hence second hour hours minute minutes week weeks month months monday
         tuesday wednesday thursday friday saturday sunday january february march april june july august september
         october november december http https www com org html enable enables enabled enabling implement implements
-        implemented implementing accompany adopt reuse null nil none self cls foo bar baz def elif await async import
+        implemented implementing accompany adopt reuse six seven eight nine ten eleven twelve fifteen
+        twenty thirty forty fifty hundred hundreds thousand thousands million millions dozen dozens half twice readme
+        changelog null nil none self cls foo bar baz def elif await async import
         lambda yield struct impl const var func void bool str int todo fixme etc al
         """,
     )
@@ -123,6 +126,27 @@ GENERIC_WORDS = frozenset(
     )
 )
 """Nouns that name a part of nearly everything: good in a phrase, poor keywords on their own (as stems)."""
+
+
+ORDINARY_VERBS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        agree announce arrive assert assume avoid bear belong bind borrow bother break bring built bury buy carry
+        catch caught claim collect compare complain concern confirm connect consume continue convert count cover cross
+        cut decide declare decline deliver demand deny destroy discover drew drop emit enter escape examine exceed
+        excuse expand fail fall fell felt fetch fill finish fit flew forget forgot fought gather grew grow guess hang
+        hear heard hide hit hope hurry hurt ignore inform insist invite join jump keep knew lay lie listen live load
+        lose lost meet met miss move notice notify obey observe obtain open overlook owe own paid pass pay persuade
+        pick pretend proceed prove pull push reach react realise realize recall recognise recognize recommend reduce
+        refuse regret reject remember remind reply rise rose ran sat save search seek sell send sent settle shake
+        share shift shut sit skip slept sold spend spent spoke spread stick stood struck submit succeed suffer supply
+        suppose surprise survive swallow switch taught tear threw throw told touch travel treat trust unpack vanish
+        vary visit wait wake warn wash waste watch wear win wish won wonder wore yell
+        """,
+    )
+)
+"""Verbs of everyday speech: good in a phrase ("wait time"), poor keywords on their own (as stems)."""
 
 
 def words_of(text: str) -> list[str]:
