@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
-    import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping
 
     from pipeline_engine.declare import Pipeline
@@ -188,7 +188,7 @@ def _is_asyncio_running() -> bool:
 
 
 def _thread() -> TrioThread:
-    global _shared_thread  # noqa: PLW0603 - one thread per process, made when it is first needed
+    global _shared_thread
     from pipeline_engine.run.trio_thread import TrioThread
 
     with _shared_thread_lock:
@@ -199,7 +199,7 @@ def _thread() -> TrioThread:
 
 
 async def _from_asyncio(function: Callable[[], Awaitable[T]]) -> T:
-    import asyncio  # noqa: TID251 - the bridge
+    import asyncio
 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
@@ -258,7 +258,7 @@ def _is_worker_thread() -> bool:
 
 
 def _warn_once(name: str) -> None:
-    global _has_warned  # noqa: PLW0603 - once per process
+    global _has_warned
     if not _has_warned:
         _has_warned = True
         warnings.warn(

@@ -140,6 +140,10 @@ class BatchStream:
         document_timeout: float | None = None,
         priority: int = 0,
     ) -> None:
+        is_one = isinstance(documents, str | bytes | Mapping | Document)
+        if is_one or not isinstance(documents, Iterable | AsyncIterable):
+            got = type(documents).__name__
+            raise TypeError(f"documents= takes an iterable of documents, not a {got}. Put a single one into a list.")
         if max_documents is not None and max_documents < 1:
             raise ValueError(f"max_documents={max_documents}: at least one document must be in flight.")
         self._engine = engine
@@ -151,6 +155,7 @@ class BatchStream:
         self._priority = priority
         self._deadline = math.inf
         self._seen: OrderedDict[bytes, str | None] = OrderedDict()
+        self._unnamed = 0
         self._in_flight = 0
         self._has_place = trio.Event()
         self._failure: Exception | None = None
@@ -171,15 +176,20 @@ class BatchStream:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         self._nursery.cancel_scope.cancel()
         self._receive.close()
+        # The nursery is told of a cancellation, which may be its own, and of nothing else that the body
+        # raised: that leaves this block as it is, in no group.
+        told = (kind, error, traceback) if isinstance(error, trio.Cancelled) else (None, None, None)
         try:
-            # Told of no error, so that the body's own leaves this block as it is, in no group.
-            await self._manager.__aexit__(None, None, None)
+            is_absorbed = await self._manager.__aexit__(*told)
+            return told[1] is not None and bool(is_absorbed)
         except BaseExceptionGroup as group:
-            if error is None:
-                raise only_error(group) from None
+            found = only_error(group)
+            if told[1] is not None or error is None or not isinstance(found, Exception):
+                raise found from None
+            return False
         finally:
             await self._without_slot.__aexit__(sys.exc_info()[0] or kind)
 
@@ -198,22 +208,26 @@ class BatchStream:
         async with self._send, trio.open_nursery() as nursery:
             try:
                 async with aclosing(_pulled(self._documents)) as documents:
-                    async for document in documents:
-                        named = self._named(document)
-                        if named is None:
-                            continue
-                        with trio.CancelScope(deadline=self._deadline) as patience:
-                            await self._wait_for_place()
-                            await self._engine.scheduler.wait_for_room()
-                        if patience.cancelled_caught or trio.current_time() >= self._deadline:
-                            break
+                    while (document := await self._next(documents)) is not None:
                         self._in_flight += 1
                         self._engine.scheduler.arriving += 1
                         # The place is drawn here: trio starts tasks in an order of its own.
-                        nursery.start_soon(self._run_one, named, self._engine.scheduler.next_document())
+                        nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
+                        self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
             except Exception as error:  # noqa: BLE001 - the caller's own iterable: its error is told after the results
                 error.add_note("Raised by the iterable of documents; the documents before it were run.")
                 self._failure = error
+
+    async def _next(self, documents: AsyncGenerator[Mapping[str, Any] | Document, None]) -> Document | None:
+        """Return the next document once it may be admitted; None at the end, or when time is up."""
+        with trio.CancelScope(deadline=self._deadline):
+            async for document in documents:
+                named = self._named(document)
+                if named is not None:
+                    await self._wait_for_place()
+                    await self._engine.scheduler.wait_for_room(self._priority)
+                    return named if trio.current_time() < self._deadline else None
+        return None
 
     async def _wait_for_place(self) -> None:
         while self._in_flight >= self._max_documents:
@@ -223,14 +237,17 @@ class BatchStream:
     def _named(self, document: Mapping[str, Any] | Document) -> Document | None:
         """Return the document with its key; None if it was seen before with equal content."""
         if not isinstance(document, Document | Mapping):
+            self._unnamed += 1
             got = type(document).__name__
             reason = f"a document is a mapping of inputs or a Document(key, inputs), not a {got}."
-            return Document(f"document-{len(self._seen) + 1}", {}, InputError(self._bound.plan.name, [reason]))
+            return Document(f"document-{self._unnamed}", {}, InputError(self._bound.plan.name, [reason]))
         if not isinstance(document, Document):
             content = document_key(document)
-            named = Document(content or f"document-{len(self._seen) + 1}", document)
             if content is None:
-                return named  # without a hash nothing can be said about equality
+                # Without a hash nothing can be said about equality.
+                self._unnamed += 1
+                return Document(f"document-{self._unnamed}", document)
+            named = Document(content, document)
         else:
             named, content = document, document_key(document.inputs)
         # Keys may be long paths: what is remembered is bounded in size, too.
@@ -249,6 +266,7 @@ class BatchStream:
         self._engine.scheduler.arriving -= 1
         try:
             result = await self._result_of(document, place)
+            self._engine.scheduler.dispatch()  # it may have taken no slot at all
             await self._send.send(result)
         finally:
             self._in_flight -= 1
@@ -257,12 +275,14 @@ class BatchStream:
     async def _result_of(self, document: Document, place: int) -> RunResult:
         if document.error is not None:
             return RunResult.refused(self._bound.plan, document.key, document.error)
+        timeout, stopped_by = self._patience()
         try:
             return await self._engine.run_bound(
                 self._bound,
                 document.inputs,
                 key=document.key,
-                timeout=self._seconds_left(),
+                timeout=timeout,
+                stopped_by=stopped_by,
                 priority=self._priority,
                 group=self,
                 place=place,
@@ -270,18 +290,25 @@ class BatchStream:
         except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
             return RunResult.refused(self._bound.plan, document.key, error)
 
-    def _seconds_left(self) -> float | None:
-        if self._deadline == math.inf:
-            return self._document_timeout
+    def _patience(self) -> tuple[float | None, str | None]:
+        """Return the seconds that a document has, and whose timeout that is."""
+        own = self._document_timeout
         left = max(0.0, self._deadline - trio.current_time())
-        return left if self._document_timeout is None else min(left, self._document_timeout)
+        if self._timeout is not None and (own is None or left < own):
+            return left, f"the batch's timeout of {self._timeout:g} s"
+        return own, None if own is None else f"the document's timeout of {own:g} s"
 
 
 async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Document]:
     """Yield the documents; an iterator is advanced in a thread, because it may read files or a database."""
     if isinstance(documents, AsyncIterable):
-        async for document in documents:
-            yield document
+        try:
+            async for document in documents:
+                yield document
+        finally:
+            if isinstance(documents, AsyncGenerator):  # it may hold a file or a connection
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5.0):
+                    await documents.aclose()
     elif isinstance(documents, Sequence):
         for document in documents:
             yield document
@@ -508,9 +535,9 @@ class AsyncBatch:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         try:
-            await self._stream.__aexit__(kind, error, traceback)
+            return await self._stream.__aexit__(kind, error, traceback)
         finally:
             if self._own is not None:
                 await self._own.__aexit__(kind, error, traceback)

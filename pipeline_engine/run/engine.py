@@ -31,6 +31,8 @@ __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 
 DEFAULT_CAPACITY = 64
 _REMEMBERED_PLANS = 64
+_SINGLE_RUNS = "single runs"
+"""The group of all runs that belong to no batch: first come first served among them, in turns with batches."""
 
 
 class Engine:
@@ -38,7 +40,7 @@ class Engine:
 
     Everything that runs on one engine shares its slots, its models' connections and its worker
     processes. Steps of different documents are served in the order of the documents' arrival, and
-    runs and batches take turns.
+    batches take turns with each other and with the single runs.
 
     Args:
         models: The models that roles are bound to, unless a run says otherwise.
@@ -176,6 +178,7 @@ class Engine:
         *,
         key: str | None = None,
         timeout: float | None = None,
+        stopped_by: str | None = None,
         priority: int = 0,
         group: Hashable = None,
         keeps_records: bool = True,
@@ -188,8 +191,9 @@ class Engine:
             inputs: A value for each declared input.
             key: The document's key; a hash of the inputs if not given.
             timeout: Seconds for the whole run.
+            stopped_by: Whose timeout that is, for those who read why a step was stopped.
             priority: Higher goes first.
-            group: What takes turns with other groups: a batch; a run is a group of its own.
+            group: What takes turns with other groups: a batch; all single runs together are one such group.
             place: The number of the document's arrival, if it was drawn before.
             keeps_records: Whether the result has a trace and calls; without, only sinks get records.
 
@@ -224,17 +228,17 @@ class Engine:
             dice=self._dice,
             run_id=run_id,
             document=key,
-            group=run_id if group is None else group,
+            group=_SINGLE_RUNS if group is None else group,
             priority=priority,
             place=place,
             host=self,
         )
         try:
             if RUNNING_STEP.get() is None:
-                await execution.run(timeout)
+                await execution.run(timeout, stopped_by)
             else:
                 async with WithoutSlot(self._scheduler):
-                    await execution.run(timeout)
+                    await execution.run(timeout, stopped_by)
         finally:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))

@@ -270,7 +270,7 @@ class RunResult:
 def _json_form(value: Any) -> Any:
     """Return a value in JSON's types; what has no such form is shown as text, and never ends a batch."""
     try:
-        return to_jsonable_python(value, fallback=_shown, inf_nan_mode="null", bytes_mode="base64")
+        return to_jsonable_python(value, fallback=_shown, inf_nan_mode="null", bytes_mode="utf8")
     except (PydanticSerializationError, ValueError, TypeError, RecursionError):
         return _shown(value)
 

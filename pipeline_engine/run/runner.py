@@ -10,6 +10,7 @@ import trio
 from pipeline_engine.errors import EngineClosedError
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
+from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline_engine.declare import Pipeline
     from pipeline_engine.plan import Plan
     from pipeline_engine.run.binding import Models
-    from pipeline_engine.run.results import RunResult
 
 __all__ = ["Runner"]
 
@@ -126,9 +126,13 @@ class Runner:
         Raises:
             EngineClosedError: If the runner is not open.
         """
-        return self.start(
-            lambda engine: engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
-        )
+
+        async def run(engine: Engine, place: int) -> RunResult:
+            bound = engine.bind(dag, models)
+            return await engine.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority, place=place)
+
+        # First submitted, first served.
+        return self.start(run, self._engine.scheduler.next_document)
 
     def map(
         self,
@@ -147,8 +151,7 @@ class Runner:
         waiting: list[Future[RunResult]] = []
         try:
             for document in documents:
-                key, inputs = (document.key, document.inputs) if isinstance(document, Document) else (None, document)
-                waiting.append(self.submit(dag, inputs, models=models, key=key))
+                waiting.append(self._submit_document(dag, document, models))
                 if len(waiting) >= 4 * self.capacity:
                     yield waiting.pop(0).result()
             while waiting:
@@ -157,26 +160,52 @@ class Runner:
             for future in waiting:
                 future.cancel()
 
+    def _submit_document(
+        self, dag: Pipeline | Plan, document: Mapping[str, Any] | Document, models: Models | None
+    ) -> Future[RunResult]:
+        if not isinstance(document, Document):
+            return self.submit(dag, document, models=models)
+        error, key = document.error, document.key
+        if error is None:
+            return self.submit(dag, document.inputs, models=models, key=key)
+
+        async def refuse(engine: Engine) -> RunResult:
+            return RunResult.refused(engine.bind(dag, models).plan, key, error)
+
+        return self.start(refuse)
+
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         """Run an async function of the engine on the runner's thread and wait for it.
 
         Raises:
             EngineClosedError: If the runner is not open.
         """
-        return self._open_thread().call(functools.partial(self._count, function, *arguments, **options))
+        call = functools.partial(self._count, function, *arguments, **options)
+        return self._open_thread().call(call, in_order=self._begin)
 
-    def start(self, function: Callable[..., Awaitable[T]]) -> Future[T]:
+    def start(self, function: Callable[..., Awaitable[T]], in_order: Callable[[], Any] | None = None) -> Future[T]:
         """Start an async function of the engine on the runner's thread.
+
+        Args:
+            function: Gets the engine, and what `in_order` returned, if it is given.
+            in_order: Called on the thread in the order of submissions.
 
         Raises:
             EngineClosedError: If the runner is not open.
         """
-        return self._open_thread().submit(functools.partial(self._count, function))
+        return self._open_thread().submit(
+            functools.partial(self._count, function), in_order=lambda: self._begin(in_order)
+        )
+
+    def _begin(self, in_order: Callable[[], Any] | None = None) -> tuple[Any, ...]:
+        # Counted from the moment it was accepted: closing waits for it.
+        self._in_flight += 1
+        return () if in_order is None else (in_order(),)
 
     async def _count(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
-        self._in_flight += 1
+        *given, more = arguments
         try:
-            return await function(self._engine, *arguments, **options)
+            return await function(self._engine, *given, *more, **options)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0 and self._idle is not None:

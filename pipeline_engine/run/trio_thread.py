@@ -55,53 +55,67 @@ class TrioThread:
             await self._closing.wait()
         self._is_open = False
 
-    def submit(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> Future[T]:
+    def submit(
+        self,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        in_order: Callable[[], Any] | None = None,
+    ) -> Future[T]:
         """Start `function` there and return at once.
 
-        The future can be cancelled as long as it has no result; `ended` then tells when the work
-        has really left.
+        Args:
+            function: What to await on the thread; the future has its result.
+            arguments: Its arguments.
+            in_order: Called on the thread in the order of submissions, before the function, which gets its
+                result as a last argument: trio starts tasks in an order of its own.
 
         Raises:
             RuntimeError: If the thread is closed.
         """
-        return self.submit_tracked(function, *arguments)[0]
+        return self.submit_tracked(function, *arguments, in_order=in_order)[0]
 
     def submit_tracked(
-        self, function: Callable[..., Awaitable[T]], *arguments: Any
+        self,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        in_order: Callable[[], Any] | None = None,
     ) -> tuple[Future[T], threading.Event]:
-        """Start `function` there; return its future, and an event that is set when it has left."""
-        token = self._token
-        if token is None or not self._is_open:
+        """Start `function` there; return its future, and an event that is set when it has left.
+
+        Raises:
+            RuntimeError: If the thread is closed.
+        """
+        if self._token is None or not self._is_open:
             raise RuntimeError("the trio thread is closed")
         future: Future[T] = Future()
         scope = trio.CancelScope()
         ended = threading.Event()
         context = contextvars.copy_context()
 
-        async def perform() -> None:
+        async def perform(*more: Any) -> None:
             try:
                 with scope:
-                    result = await function(*arguments)
-                if scope.cancelled_caught:
-                    future.cancel()
-                elif future.set_running_or_notify_cancel():
+                    result = await function(*arguments, *more)
+                if not scope.cancelled_caught and future.set_running_or_notify_cancel():
                     future.set_result(result)
+                elif scope.cancelled_caught:
+                    _tell_cancelled(future)
             except trio.Cancelled:
-                future.cancel()
+                _tell_cancelled(future)
                 raise
             except BaseException as error:  # noqa: BLE001 - it crosses to the caller's thread, whatever it is
-                if future.cancelled() or not future.set_running_or_notify_cancel():
-                    return
-                future.set_exception(error)
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
             finally:
                 ended.set()
 
         def begin() -> None:
+            more = () if in_order is None else (in_order(),)
             if self._nursery is None or (self._closing is not None and self._closing.is_set()):
-                future.cancel()
+                _tell_cancelled(future)
                 ended.set()
             else:
-                context.run(self._nursery.start_soon, perform)
+                context.run(self._nursery.start_soon, perform, *more)
 
         def cancel(done: Future[T]) -> None:
             if done.cancelled():
@@ -118,9 +132,14 @@ class TrioThread:
             except trio.RunFinishedError:
                 pass  # the loop is gone, and the work with it
 
-    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    def call(
+        self,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        in_order: Callable[[], Any] | None = None,
+    ) -> T:
         """Run `function` there and wait for it. An interrupt cancels it and waits until it has left."""
-        future, ended = self.submit_tracked(function, *arguments)
+        future, ended = self.submit_tracked(function, *arguments, in_order=in_order)
         try:
             return future.result()
         except (KeyboardInterrupt, SystemExit):
@@ -135,3 +154,9 @@ class TrioThread:
         if was_open and self._closing is not None:
             self._tell(self._closing.set)
             self._thread.join()
+
+
+def _tell_cancelled(future: Future[Any]) -> None:
+    """Cancel a future and tell everybody who waits for it."""
+    future.cancel()
+    future.set_running_or_notify_cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - this bridge is the one exception in this room
+import asyncio
 import contextvars
 import threading
 from typing import TYPE_CHECKING, Any

@@ -239,7 +239,7 @@ class Execution:
         self._takes_next = False
         self._is_ending = False
 
-    async def run(self, timeout: float | None = None) -> None:
+    async def run(self, timeout: float | None = None, stopped_by: str | None = None) -> None:
         """Run until every step has its outcome, or `timeout` seconds have passed.
 
         A cancellation from outside propagates, after every step got its outcome and every slot,
@@ -257,7 +257,7 @@ class Execution:
             with trio.CancelScope(deadline=self.deadline) as scope:
                 await self._run()
             if scope.cancelled_caught:
-                reason = f"the run's timeout of {timeout:g} s"
+                reason = stopped_by or f"the run's timeout of {timeout:g} s"
         finally:
             self._stop(reason)
 

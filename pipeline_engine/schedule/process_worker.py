@@ -40,7 +40,7 @@ def _load(module: str, file: str) -> Any:
         raise ImportError(f"{file} cannot be imported.")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded
-    sys.path.insert(0, os.path.dirname(file))  # noqa: PTH120 - no need to load pathlib here
+    sys.path.insert(0, os.path.dirname(file))
     spec.loader.exec_module(loaded)
     return loaded
 

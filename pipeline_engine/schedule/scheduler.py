@@ -60,8 +60,9 @@ class Scheduler:
         self._timer_number = 0
         self._dead_timers = 0
         self._timer_scope: trio.CancelScope | None = None
-        self.room_waiters: list[trio.Event] = []
-        """Batches that wait for a free slot to admit their next document."""
+        self.room_waiters: list[tuple[int, int, trio.Event]] = []
+        """Batches that wait to admit their next document, by priority and turn."""
+        self._turns = 0
         self._documents = 0
         self.arriving = 0
         """Documents that were admitted and have not taken their first slots yet."""
@@ -98,20 +99,27 @@ class Scheduler:
             self.free -= 1
             entry.launch()
         if self.room_waiters and self.has_room:
-            waiters, self.room_waiters = self.room_waiters, []
-            for waiter in waiters:
-                waiter.set()
+            self.room_waiters[0][2].set()
 
-    async def wait_for_room(self) -> None:
-        """Wait until a slot is free and nothing ready waits. A cancelled caller leaves no trace."""
-        while not self.has_room:
-            waiter = trio.Event()
-            self.room_waiters.append(waiter)
+    async def wait_for_room(self, priority: int = 0) -> None:
+        """Wait until a slot is free, nothing ready waits, and it is one's turn to admit a document.
+
+        Batches take turns, those of a higher priority first. A cancelled caller leaves no trace.
+        """
+        if self.has_room and not self.room_waiters:
+            return
+        self._turns += 1
+        turn = (-priority, self._turns)
+        while True:
+            waiter = (*turn, trio.Event())
+            heappush(self.room_waiters, waiter)
             try:
-                await waiter.wait()
+                await waiter[2].wait()
             finally:
-                if waiter in self.room_waiters:
-                    self.room_waiters.remove(waiter)
+                self.room_waiters.remove(waiter)
+                heapify(self.room_waiters)
+            if self.has_room and (not self.room_waiters or turn < self.room_waiters[0][:2]):
+                return
 
     async def take_slot(self, request: SlotRequest) -> None:
         """Wait for a slot in the order of the queue: for work that gave its slot back for a while."""

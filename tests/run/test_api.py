@@ -78,8 +78,10 @@ def test_run_pipeline_works_in_a_running_asyncio_loop_and_warns_once(never_warne
         assert asyncio.run(cell()) == [2, 4, 6]
 
     assert [str(warning.message) for warning in caught] == [
-        "run_pipeline() blocks the event loop that is running here until it returns. "
-        "Use `await run_pipeline_async(…)` instead."
+        (
+            "run_pipeline() blocks the event loop that is running here until it returns. "
+            "Use `await run_pipeline_async(…)` instead."
+        )
     ]
     assert caught[0].filename == __file__
     assert threads_left() == []
@@ -151,7 +153,7 @@ def test_a_plan_error_reaches_asyncio_as_itself():
     def answer(nmber: int) -> str:
         return str(nmber)
 
-    with pytest.raises(PlanError, match="PE101 step 'answer' needs 'nmber', .* Did you mean 'number'"):
+    with pytest.raises(PlanError, match=r"PE101 step 'answer' needs 'nmber', .* Did you mean 'number'"):
         asyncio.run(run_pipeline_async(pipeline, {"number": 1}))
 
 
@@ -217,7 +219,7 @@ def test_a_caller_cancelled_before_the_run_began_leaves_nothing_running():
 
 
 def test_wait_for_ends_a_run_in_time_and_after_its_clean_up():
-    """asyncio's own timeout is what people there reach for."""
+    """The own timeout of asyncio is what people there reach for."""
     log = []
 
     async def work(number: int) -> int:
@@ -578,8 +580,8 @@ SCRIPT = """
 
     @pipeline.step
     async def work(number: int) -> int:
-        print("started", flush=True)
         try:
+            print("started", flush=True)
             await trio.sleep_forever()
         finally:
             print("cleaned up", flush=True)

@@ -101,8 +101,10 @@ def test_an_output_is_read_by_step_and_by_name():
     [
         (
             "godo",
-            "pipeline 'family' has no step 'godo'. "
-            "Its steps are 'after', 'bad', 'good', 'last', 'unwanted' and 'unwanted_too'.",
+            (
+                "pipeline 'family' has no step 'godo'. "
+                "Its steps are 'after', 'bad', 'good', 'last', 'unwanted' and 'unwanted_too'."
+            ),
         ),
         ("number", "'number' is an input of pipeline 'family', not a step."),
     ],
@@ -158,7 +160,8 @@ def test_reading_a_step_skipped_by_choice_says_whose_choice(result):
         result["unwanted_too"]
 
     assert str(first.value) == (
-        "step 'unwanted' of document 'a.txt' was skipped by choice: its condition was false. Ask for its outcome() first."
+        "step 'unwanted' of document 'a.txt' was skipped by choice: its condition was false. "
+        "Ask for its outcome() first."
     )
     assert str(second.value) == (
         "step 'unwanted_too' of document 'a.txt' was skipped by choice: 'unwanted' was skipped. "
@@ -481,6 +484,7 @@ class Hostile:
         (float("nan"), None),
         ({"a": [float("inf")]}, {"a": [None]}),
         (b"text", "text"),
+        (b"\xff\x00", r"b'\xff\x00'"),
         (Hostile(), "<hostile>"),
         ({Hostile(): 1}, {"<hostile>": 1}),
         ({1: {2}}, {"1": [2]}),

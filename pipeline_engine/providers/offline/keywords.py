@@ -32,8 +32,8 @@ _BEFORE_VERBS = frozenset(
     re.findall(
         r"\w+",
         """
-        to can could cannot may might must shall should will would not never always also only then and i you we they it he
-        she who which that what nobody everybody everything nothing
+        to can could cannot may might must shall should will would not never always also only then and i you we they it
+        he she who which that what nobody everybody everything nothing
         """,
     )
 )
@@ -41,8 +41,8 @@ _BEFORE_NOUNS = frozenset(
     re.findall(
         r"\w+",
         """
-        a an the this these those its their our your his her my each every no any some all both another other such of in on
-        with without for by at from per into between one two three many more most
+        a an the this these those its their our your his her my each every no any some all both another other such of in
+        on with without for by at from per into between one two three many more most
         """,
     )
 )
