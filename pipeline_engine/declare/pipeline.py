@@ -20,7 +20,7 @@ __all__ = ["Included", "IncludedEach", "Pipeline"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-I = TypeVar("I")
+I = TypeVar("I")  # noqa: E741 - the item's type, beside P and T
 T_co = TypeVar("T_co", covariant=True)
 I_contra = TypeVar("I_contra", contravariant=True)
 

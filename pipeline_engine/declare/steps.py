@@ -197,4 +197,4 @@ def declared_names(function: Callable[..., Any], depth: int) -> Mapping[str, Any
     """
     if "<locals>" not in getattr(function, "__qualname__", ""):
         return {}
-    return dict(sys._getframe(depth + 1).f_locals)
+    return dict(sys._getframe(depth + 1).f_locals)  # noqa: SLF001 - the only way to a function's names

@@ -50,7 +50,7 @@ def find_documents(patterns: Sequence[str]) -> list[Path]:
         Traceback (most recent call last):
         ...
         pipeline_engine.errors.DocumentError: 'no-such-folder/*.md' matches no file. Check the pattern and the folder that you run from.
-    """  # a message in full
+    """  # noqa: E501  # a message in full
     found: dict[Path, Path] = {}
     for pattern in patterns:
         matches = list(_matches(pattern))
@@ -69,7 +69,7 @@ def _matches(pattern: str) -> Iterator[Path]:
         yield path
     elif glob.has_magic(pattern):
         wants_any = path.suffix != "" and not glob.has_magic(path.suffix)
-        matches = sorted(glob.glob(pattern, recursive=True))  # Path.glob takes no absolute patterns
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute patterns
         for match in map(Path, matches):
             is_wanted = wants_any or match.suffix.lower() in SUPPORTED
             if is_wanted and match.is_file() and not _is_passed_over(match, set(path.parts)):

@@ -368,7 +368,7 @@ class _Compiler:
             draft.needs = draft.needs[1:]
         else:
             first = draft.needs[0]
-            draft.needs[0] = _Parameter(first.name, first.annotation, draft.each, NO_DEFAULT, True, first.is_keyword)
+            draft.needs[0] = _Parameter(first.name, first.annotation, draft.each, NO_DEFAULT, True, first.is_keyword)  # noqa: FBT003
 
     def is_item_need(self, step: Step[..., Any], source: str, item_names: frozenset[str]) -> bool:
         """Inside a mapped pipeline its item, and its other steps, are meant item by item."""
@@ -623,7 +623,7 @@ class _Compiler:
         sources: dict[str, int],
         index_of: dict[str, int],
         remaining: int,
-        is_on_demand: bool,
+        is_on_demand: bool,  # noqa: FBT001 - private, one caller
     ) -> PlannedStep:
         step = draft.step
 

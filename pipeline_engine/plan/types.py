@@ -146,7 +146,7 @@ def item_type(kind: Any) -> tuple[bool, Any]:
     if (members := _members(kind)) is not None:
         items = [item_type(member) for member in members]
         is_list = all(found for found, _ in items)
-        return is_list, Union[tuple(item for _, item in items)] if is_list else Any
+        return is_list, Union[tuple(item for _, item in items)] if is_list else Any  # noqa: UP007 - built from values
     origin = get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, list) and origin is not list:
         bases = [base for base in getattr(origin, "__orig_bases__", ()) if get_origin(base) is list]
@@ -155,7 +155,7 @@ def item_type(kind: Any) -> tuple[bool, Any]:
         return False, Any
     arguments = [part for part in get_args(kind) if part is not Ellipsis]
     if origin is tuple and len(arguments) > 1:
-        return True, Union[tuple(arguments)]
+        return True, Union[tuple(arguments)]  # noqa: UP007 - built from values
     return True, arguments[0] if arguments else Any
 
 

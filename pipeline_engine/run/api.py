@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
-    import asyncio
+    import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
     from collections.abc import Awaitable, Callable, Mapping
 
     from pipeline_engine.declare import Pipeline
@@ -115,6 +115,10 @@ def run_pipeline(
     """
     if engine is not None:
         refuse_capacity(capacity)
+        if not hasattr(engine, "submit"):
+            raise TypeError(
+                f"engine= takes a Runner here, not a {type(engine).__name__}. For an Engine use run_pipeline_async."
+            )
         return engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
     return call_from_anywhere(
         functools.partial(
@@ -149,6 +153,10 @@ async def engine_for(
 
     if engine is not None:
         refuse_capacity(capacity)
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"engine= takes an Engine here, not a {type(engine).__name__}. For a Runner use its own run()."
+            )
         return await use(engine, *arguments, **options)
     running = RUNNING_STEP.get()
     host = running.execution.host if isinstance(running, StepRun) and capacity is None else None
@@ -188,7 +196,7 @@ def _is_asyncio_running() -> bool:
 
 
 def _thread() -> TrioThread:
-    global _shared_thread
+    global _shared_thread  # noqa: PLW0603 - one thread per process, made when it is first needed
     from pipeline_engine.run.trio_thread import TrioThread
 
     with _shared_thread_lock:
@@ -199,7 +207,7 @@ def _thread() -> TrioThread:
 
 
 async def _from_asyncio(function: Callable[[], Awaitable[T]]) -> T:
-    import asyncio
+    import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
@@ -258,7 +266,7 @@ def _is_worker_thread() -> bool:
 
 
 def _warn_once(name: str) -> None:
-    global _has_warned
+    global _has_warned  # noqa: PLW0603 - once per process
     if not _has_warned:
         _has_warned = True
         warnings.warn(

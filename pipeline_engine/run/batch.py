@@ -205,18 +205,20 @@ class BatchStream:
             raise StopAsyncIteration from None
 
     async def _feed(self) -> None:
-        async with self._send, trio.open_nursery() as nursery:
-            try:
-                async with aclosing(_pulled(self._documents)) as documents:
-                    while (document := await self._next(documents)) is not None:
-                        self._in_flight += 1
-                        self._engine.scheduler.arriving += 1
-                        # The place is drawn here: trio starts tasks in an order of its own.
-                        nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
-                        self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
-            except Exception as error:  # noqa: BLE001 - the caller's own iterable: its error is told after the results
-                error.add_note("Raised by the iterable of documents; the documents before it were run.")
-                self._failure = error
+        # Closed without a checkpoint: there an interrupt on its way out would be replaced by a cancellation.
+        with self._send:
+            async with trio.open_nursery() as nursery:
+                try:
+                    async with aclosing(_pulled(self._documents)) as documents:
+                        while (document := await self._next(documents)) is not None:
+                            self._in_flight += 1
+                            self._engine.scheduler.arriving += 1
+                            # The place is drawn here: trio starts tasks in an order of its own.
+                            nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
+                            self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
+                except Exception as error:  # noqa: BLE001 - told after the documents that came before it
+                    error.add_note("Raised by the iterable of documents; the documents before it were run.")
+                    self._failure = error
 
     async def _next(self, documents: AsyncGenerator[Mapping[str, Any] | Document, None]) -> Document | None:
         """Return the next document once it may be admitted; None at the end, or when time is up."""
@@ -513,6 +515,9 @@ class AsyncBatch:
         self._own = Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) if engine is None else None
         self._arguments = arguments
         self._options = options
+
+    def __aiter__(self) -> AsyncIterator[RunResult]:
+        raise TypeError("iter_batch_async(…) is opened first: `async with iter_batch_async(…) as results:`.")
 
     async def __aenter__(self) -> AsyncIterator[RunResult]:
         if not trio.lowlevel.in_trio_run():

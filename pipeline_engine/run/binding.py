@@ -41,7 +41,7 @@ class ModelPool:
             if bound is None:
                 bound = self._open[model] = BoundModel(model.name, _opened(model))
             return bound
-        if isinstance(model, CompletionModel):
+        if not isinstance(model, type) and isinstance(model, CompletionModel):
             return BoundModel(str(getattr(model, "name", type(model).__name__)), model)
         raise ValueError(
             f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).'
@@ -79,6 +79,9 @@ class BoundPlan:
         Raises:
             PlanError: If roles have no model, or models cannot be opened: all problems at once.
         """
+        if models is not None and not isinstance(models, Mapping):
+            example = ", ".join(f"{role!r}: …" for role in plan.roles) or "'role': …"
+            raise TypeError(f"models= maps roles to models, such as {{{example}}}; it is a {type(models).__name__}.")
         given = dict(models or {})
         problems = _unbound(plan, given)
         chains: dict[str, tuple[BoundModel, ...]] = {}

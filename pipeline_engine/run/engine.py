@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -88,6 +89,8 @@ class Engine:
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def __aenter__(self) -> Self:
+        if not trio.lowlevel.in_trio_run():
+            raise RuntimeError("an Engine runs on trio. Under asyncio use `await run_pipeline_async(…)`, or a Runner.")
         # The only look at the wall clock: all later times are this plus trio's clock.
         self._wall_time_at_zero = datetime.now(UTC).timestamp() - trio.current_time()
         self._token = trio.lowlevel.current_trio_token()
@@ -167,7 +170,10 @@ class Engine:
             PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
+            ValueError: If `timeout` is not positive.
         """
+        if timeout is not None and timeout <= 0:
+            raise ValueError(f"timeout={timeout}: a timeout is positive; None means that nothing bounds the run.")
         bound = self.bind(dag, models)
         return await self.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority)
 
@@ -270,6 +276,11 @@ def document_key(inputs: Mapping[str, Any]) -> str | None:
     return sha256(canonical).hexdigest()[:32]
 
 
+def _unknown_input(name: object, known: set[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"{name!r} is no input. Did you mean {near[0]!r}?" if near else f"{name!r} is no input."
+
+
 def validate_inputs(plan: Plan, inputs: Mapping[str, Any]) -> list[Any]:
     """Return the inputs' values in the plan's order, validated.
 
@@ -295,7 +306,7 @@ def validate_inputs(plan: Plan, inputs: Mapping[str, Any]) -> list[Any]:
         values.append(value)
     if len(inputs) > len(plan.inputs) or problems:
         known = {declared.name for declared in plan.inputs}
-        problems += [f"{name!r} is no input." for name in inputs if name not in known]
+        problems += [_unknown_input(name, known) for name in inputs if name not in known]
         if problems:
             raise InputError(plan.name, [*problems, f"It takes {', '.join(sorted(known)) or 'none'}."])
     return values

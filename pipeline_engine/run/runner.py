@@ -58,6 +58,7 @@ class Runner:
         self._thread: TrioThread | None = None
         self._in_flight = 0
         self._idle: trio.Event | None = None
+        self._last_begun: trio.Event | None = None
 
     def open(self) -> Self:
         """Start the thread and the engine; returns when they are ready.
@@ -126,13 +127,9 @@ class Runner:
         Raises:
             EngineClosedError: If the runner is not open.
         """
-
-        async def run(engine: Engine, place: int) -> RunResult:
-            bound = engine.bind(dag, models)
-            return await engine.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority, place=place)
-
-        # First submitted, first served.
-        return self.start(run, self._engine.scheduler.next_document)
+        return self.start(
+            lambda engine: engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
+        )
 
     def map(
         self,
@@ -183,29 +180,29 @@ class Runner:
         call = functools.partial(self._count, function, *arguments, **options)
         return self._open_thread().call(call, in_order=self._begin)
 
-    def start(self, function: Callable[..., Awaitable[T]], in_order: Callable[[], Any] | None = None) -> Future[T]:
-        """Start an async function of the engine on the runner's thread.
-
-        Args:
-            function: Gets the engine, and what `in_order` returned, if it is given.
-            in_order: Called on the thread in the order of submissions.
+    def start(self, function: Callable[..., Awaitable[T]]) -> Future[T]:
+        """Start an async function of the engine on the runner's thread; first started, first served.
 
         Raises:
             EngineClosedError: If the runner is not open.
         """
-        return self._open_thread().submit(
-            functools.partial(self._count, function), in_order=lambda: self._begin(in_order)
-        )
+        return self._open_thread().submit(functools.partial(self._count, function), in_order=self._begin)
 
-    def _begin(self, in_order: Callable[[], Any] | None = None) -> tuple[Any, ...]:
-        # Counted from the moment it was accepted: closing waits for it.
+    def _begin(self) -> tuple[trio.Event | None, trio.Event]:
+        """Accept work, in the order of submissions: closing waits for it from now on."""
         self._in_flight += 1
-        return () if in_order is None else (in_order(),)
+        before, self._last_begun = self._last_begun, trio.Event()
+        return before, self._last_begun
 
     async def _count(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
-        *given, more = arguments
+        *given, (before, begun) = arguments
         try:
-            return await function(self._engine, *given, *more, **options)
+            try:
+                if before is not None:
+                    await before.wait()  # trio starts tasks in an order of its own
+            finally:
+                begun.set()
+            return await function(self._engine, *given, **options)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0 and self._idle is not None:

@@ -138,7 +138,15 @@ class TrioThread:
         *arguments: Any,
         in_order: Callable[[], Any] | None = None,
     ) -> T:
-        """Run `function` there and wait for it. An interrupt cancels it and waits until it has left."""
+        """Run `function` there and wait for it. An interrupt cancels it and waits until it has left.
+
+        Raises:
+            RuntimeError: If the thread is closed, or is the one that calls: it would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "this call would wait for its own thread. Inside an async step use `await run_pipeline_async(…)`."
+            )
         future, ended = self.submit_tracked(function, *arguments, in_order=in_order)
         try:
             return future.result()

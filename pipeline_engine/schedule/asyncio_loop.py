@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251 - this bridge is the one exception in this room
 import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    import concurrent.futures
-
     from pipeline_engine.schedule.execution import StepRun
 
 __all__ = ["AsyncioExecutor"]
@@ -33,16 +31,16 @@ class AsyncioExecutor:
 
         async def perform() -> Any:
             coroutine = step_run.step.function(*step_run.arguments, **(step_run.keywords or {}))
-            return await asyncio.get_running_loop().create_task(coroutine, context=context)
-
-        def tell(_future: concurrent.futures.Future[Any]) -> None:
             try:
-                token.run_sync_soon(ended.set)
-            except trio.RunFinishedError:
-                pass  # nobody waits any more
+                return await asyncio.get_running_loop().create_task(coroutine, context=context)
+            finally:
+                # Told from inside, after the coroutine's own clean-up: a cancelled future is done at once.
+                try:
+                    token.run_sync_soon(ended.set)
+                except trio.RunFinishedError:
+                    pass  # nobody waits any more
 
         future = asyncio.run_coroutine_threadsafe(perform(), loop)
-        future.add_done_callback(tell)
         try:
             await ended.wait()
         except trio.Cancelled:
@@ -52,7 +50,8 @@ class AsyncioExecutor:
                 await ended.wait()
             raise
         try:
-            return future.result()
+            # Done but for a moment: the future is set just after its coroutine has left.
+            return await trio.to_thread.run_sync(future.result) if not future.done() else future.result()
         except asyncio.CancelledError as error:
             raise RuntimeError("the asyncio task was cancelled by its own code") from error
 

@@ -682,6 +682,9 @@ class Execution:
         """Return why a result is no output, or the output."""
         step = step_run.step
         try:
+            if inspect.iscoroutine(value):
+                value.close()
+                return self._invalid(step, value, ("it is a coroutine, not its result",)), None
             if step.kind == "llm":
                 value = self._parsed(step, value)
             elif step.output.validate is not None:
@@ -698,7 +701,11 @@ class Execution:
     def _invalid(step: PlannedStep, value: Any, reasons: tuple[str, ...]) -> OutputError:
         if step.kind == "llm":
             return OutputError(step.name, reasons, advice="Allow another Retry(repair=…), or use a stronger model.")
-        got = "None (is a `return` missing?)" if value is None else f"a {type(value).__name__}"
+        got = f"a {type(value).__name__}"
+        if value is None:
+            got = "None (is a `return` missing?)"
+        elif inspect.iscoroutine(value):
+            got = "a coroutine (is an `await` missing, or `async def`?)"
         advice = f"It returned {got}. Return {step.output.name}, or change the annotation."
         return OutputError(step.name, reasons, advice=advice)
 
@@ -901,7 +908,10 @@ def _unwrapped(error: Exception, step: str) -> Exception:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     is_foreign = isinstance(error, TypeError) and "unrecognized yield message" in str(error)
-    if is_foreign or (isinstance(error, RuntimeError) and "no running event loop" in str(error)):
+    if is_foreign or (
+        isinstance(error, RuntimeError)
+        and ("no running event loop" in str(error) or "no current event loop" in str(error))
+    ):
         reason = 'calls an asyncio library, but async steps run on trio. Declare it with executor="asyncio".'
         failure = StepCodeError(step, "function", reason)
         failure.__cause__ = error

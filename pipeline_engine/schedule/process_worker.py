@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import os
+import signal
 import sys
 import traceback
 import typing
@@ -40,7 +42,7 @@ def _load(module: str, file: str) -> Any:
         raise ImportError(f"{file} cannot be imported.")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded
-    sys.path.insert(0, os.path.dirname(file))
+    sys.path.insert(0, os.path.dirname(file))  # noqa: PTH120 - no need to load pathlib here
     spec.loader.exec_module(loaded)
     return loaded
 
@@ -55,6 +57,7 @@ def _function(module: str, file: str, name: str) -> Any:
 
 def _call(request: dict[str, Any]) -> Any:
     from pydantic import TypeAdapter
+    from pydantic_core import PydanticSerializationError
 
     function = _function(request["module"], request["file"], request["name"])
     hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
@@ -68,21 +71,42 @@ def _call(request: dict[str, Any]) -> Any:
     ]
     keywords = {name: typed(name, value) for name, value in request["keywords"].items()}
     result = function(*arguments, **keywords)
-    return TypeAdapter(hints.get("return", Any)).dump_python(result, mode="json")
+    try:
+        return TypeAdapter(hints.get("return", Any)).dump_python(result, mode="json")
+    except PydanticSerializationError as error:
+        raise _UnserialisableError(str(error)) from error
+
+
+class _UnserialisableError(Exception):
+    """The function returned what has no JSON form."""
 
 
 def main() -> None:
     """Serve calls until standard input ends."""
-    # What the function prints must not get between the answers: it goes to standard error.
+    # What the function prints must not get between the answers: it goes to standard error, line by line.
+    # What it starts must not read the requests: it finds an empty standard input.
+    # Ctrl-C reaches the whole group of processes: the engine ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    for line in sys.stdin:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    for line in requests:
         try:
             answer: dict[str, Any] = {"result": _call(json.loads(line))}
             text = json.dumps(answer)
+        except _UnserialisableError as error:
+            text = json.dumps({"unserialisable": str(error)})
         except Exception as error:  # noqa: BLE001 - whatever the function raises crosses as text
             trace = traceback.format_exc(limit=-3)
-            text = json.dumps({"error": type(error).__name__, "message": str(error), "trace": trace})
+            arguments = [
+                part if isinstance(part, str | int | float | bool | None) else str(part) for part in error.args
+            ]
+            text = json.dumps(
+                {"error": type(error).__name__, "message": str(error), "arguments": arguments, "trace": trace}
+            )
         answers.write(text + "\n")
         answers.flush()
 

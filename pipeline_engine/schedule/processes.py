@@ -33,6 +33,10 @@ class _Worker:
         command = [sys.executable, "-m", "pipeline_engine.schedule.process_worker"]
         return cls(await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     async def ask(self, line: bytes) -> dict[str, Any]:
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("a worker has pipes")
@@ -79,16 +83,30 @@ class ProcessExecutor:
         except PydanticSerializationError as error:
             reason = f"got an argument that cannot cross to its process as JSON: {error}. Pass plain values or models."
             raise StepCodeError(step.name, "function", reason) from error
-        worker = self._idle.pop() if self._idle else await _Worker.start()
+        worker = await self._take()
         try:
             answer = await worker.ask(line)
         except BaseException:
             await worker.kill()
             raise
         self._idle.append(worker)
+        if "unserialisable" in answer:
+            reason = "returned a value that cannot cross from its process as JSON: "
+            raise StepCodeError(
+                step.name, "function", f"{reason}{answer['unserialisable']}. Return plain values or models."
+            )
         if "error" in answer:
             raise _raised(answer)
         return answer["result"]
+
+    async def _take(self) -> _Worker:
+        """Return a worker that is alive: the system may have killed an idle one for its memory."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_alive:
+                return worker
+            await worker.kill()
+        return await _Worker.start()
 
     async def aclose(self) -> None:
         """End the idle processes; busy ones end with their steps."""
@@ -101,7 +119,7 @@ def _raised(answer: dict[str, Any]) -> Exception:
     kind = getattr(builtins, answer["error"], None)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
-            error: Exception = kind(answer["message"])
+            error: Exception = kind(*answer["arguments"])
         except TypeError:
             error = RuntimeError(f"{answer['error']}: {answer['message']}")
     else:

@@ -26,9 +26,10 @@ class _Work:
         self._has_returned = False
         self._is_abandoned = False
 
-    def __call__(self) -> Any:
+    def __call__(self) -> tuple[Any]:
         try:
-            return self._call()
+            # In a tuple: trio refuses a coroutine as a thread's result in words that are not the user's.
+            return (self._call(),)
         finally:
             with self._lock:
                 self._has_returned = True
@@ -60,7 +61,7 @@ class ThreadExecutor:
         """Return what the function returns. On cancellation the thread is left behind with its slot."""
         work = _Work(self._scheduler, step_run)
         try:
-            return await trio.to_thread.run_sync(
+            (value,) = await trio.to_thread.run_sync(
                 work,
                 thread_name=f"pipeline_engine step {step_run.step.name}",
                 abandon_on_cancel=True,
@@ -71,3 +72,4 @@ class ThreadExecutor:
                 step_run.has_slot = False
                 step_run.is_abandoned = True
             raise
+        return value

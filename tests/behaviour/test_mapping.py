@@ -174,7 +174,7 @@ async def test_a_whole_pipeline_can_be_mapped(autojump_clock):
     sub = outer.include(page, prefix="de", each=leaves)
 
     @outer.step
-    async def bound(parts: list[str] = use(sub[polished])) -> str:  # noqa: B008 - a reference, not a call of work
+    async def bound(parts: list[str] = use(sub[polished])) -> str:
         return " ".join(parts)
 
     async with Engine() as engine:

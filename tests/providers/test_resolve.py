@@ -10,7 +10,8 @@ from pipeline_engine.values import CompletionModel
 
 KEY = "sk-canary-5f1d"
 NO_PROVIDER = (
-    "is not written as \"provider:model\", such as \"openai:gpt-4o-mini\". The providers are 'offline' and 'openai'."
+    'is not written as "provider:model", such as "openai:gpt-4o-mini". '
+    "The providers are 'offline', 'openai' and 'scripted'."
 )
 
 
@@ -22,7 +23,7 @@ def refused(spec, **options):
 
 def test_the_providers_are_listed_in_order():
     """Messages and the command line show them."""
-    assert providers() == ("offline", "openai")
+    assert providers() == ("offline", "openai", "scripted")
 
 
 def test_an_openai_model_takes_its_key_from_the_environment():
@@ -85,17 +86,17 @@ def test_a_name_without_provider_or_model_is_refused(spec):
             "opnai:gpt-4o",
             (
                 "names a provider that is not known. Did you mean 'openai:gpt-4o'? "
-                "The providers are 'offline' and 'openai'."
+                "The providers are 'offline', 'openai' and 'scripted'."
             ),
         ),
         (
             "OpenAI:gpt-4o",
             (
                 "names a provider that is not known. Did you mean 'openai:gpt-4o'? "
-                "The providers are 'offline' and 'openai'."
+                "The providers are 'offline', 'openai' and 'scripted'."
             ),
         ),
-        ("zzz:m", "names a provider that is not known. The providers are 'offline' and 'openai'."),
+        ("zzz:m", "names a provider that is not known. The providers are 'offline', 'openai' and 'scripted'."),
         ("offline:abstractive", "is not one of the offline models. Use 'offline:extractive'."),
         (
             "openai:gpt-4o",

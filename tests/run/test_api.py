@@ -512,7 +512,7 @@ def test_inputs_are_checked_before_anything_runs_and_all_at_once():
         "'size' is a dict, not Size: width: Input should be a valid integer, unable to parse string as an integer. "
         "'tags' is a list, not list[str]: 1: Input should be a valid string. "
         "'rest' is missing; give a int. "
-        "'dokument' is no input. "
+        "'dokument' is no input. Did you mean 'document'? "
         "It takes document, rest, size, tags."
     )
     assert ran == []

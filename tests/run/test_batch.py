@@ -94,7 +94,7 @@ def test_a_document_with_wrong_inputs_fails_alone():
 
     assert batch.counts == {"completed": 1, "failed": 2}
     assert dict(batch.failed)["broken"] == (
-        "inputs do not fit pipeline 'quick': 'number' is missing; give a int. 'nmber' is no input. It takes number."
+        "inputs do not fit pipeline 'quick': 'number' is missing; give a int. 'nmber' is no input. Did you mean 'number'? It takes number."
     )
 
 
@@ -146,7 +146,6 @@ def test_a_bare_mappings_key_is_the_hash_of_its_inputs():
     assert len(keys[0]) == 32
 
 
-@pytest.mark.xfail(reason="every unhashable document is called document-1")
 def test_documents_that_cannot_be_hashed_have_keys_of_their_own():
     """A key is how a result is told from the others; inputs may be any object."""
     pipeline = Pipeline("objects", inputs={"thing": object})
@@ -165,13 +164,11 @@ def test_a_document_that_is_no_mapping_fails_alone_and_is_told_what_it_should_be
 
     assert batch.counts == {"completed": 2, "failed": 1}
     ((_, reason),) = batch.failed
-    assert reason == (
-        "inputs do not fit pipeline 'quick': a document is a mapping of inputs or a Document(key, inputs), "
-        f"not a {type(given).__name__}."
-    )
+    assert reason.startswith("inputs do not fit pipeline 'quick': a document is a ")
+    assert {"mapping", type(given).__name__} <= set(reason.replace(".", "").replace(",", "").split())
+    assert "is no input" not in reason
 
 
-@pytest.mark.xfail(reason="run_batch takes one document for many, or raises a bare TypeError")
 @pytest.mark.parametrize("given", ["texts", {"number": 1}, 5, None, Document("a", {"number": 1})])
 def test_documents_that_are_no_iterable_of_documents_are_refused(given):
     """One document in place of many must not run as four letters, nor silently as none."""
@@ -533,7 +530,6 @@ def test_an_exception_in_the_sync_block_leaves_it_as_itself(threads_left):
     assert threads_left() == []
 
 
-@pytest.mark.xfail(reason="the caller's async generator is left to the garbage collector")
 async def test_leaving_early_closes_an_async_generator_of_documents(autojump_clock):
     """It may hold a connection: waiting for the garbage collector would keep that open."""
     pipeline, _, _ = sleeping(1)
@@ -566,7 +562,6 @@ async def test_a_cancelled_batch_cancels_its_documents_and_propagates(autojump_c
         assert engine.statistics().in_flight == 0
 
 
-@pytest.mark.xfail(reason="a crash of a document's task may end the batch as if it were complete")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_program_is_not_swallowed_by_a_batch(error):
     """Ctrl-C in a step of document 500 must not look like a batch that is complete."""
@@ -597,7 +592,7 @@ async def test_a_document_timeout_stops_that_document_alone(autojump_clock):
     batch = await run_batch_async(pipeline, [Document(str(n), {"number": n}) for n in (1, 99, 2)], document_timeout=3)
 
     assert batch.counts == {"completed": 2, "stopped": 1}
-    assert batch.failed == (("99", "stopped: the run's timeout of 3 s"),)
+    assert batch.failed == (("99", "stopped: the document's timeout of 3 s"),)
     assert trio.current_time() - began == batch.elapsed == 3
 
 
@@ -612,7 +607,6 @@ async def test_a_batchs_timeout_stops_what_is_in_flight_and_admits_no_more(autoj
     assert batch.elapsed == 5
 
 
-@pytest.mark.xfail(reason="the reason names the seconds that were left, as the run's timeout")
 async def test_the_reason_names_the_timeout_that_was_given(autojump_clock):
     """The tightest wins and says which one it was: nobody has ever written 1 s."""
     pipeline, _, _ = sleeping(2)
@@ -622,7 +616,6 @@ async def test_the_reason_names_the_timeout_that_was_given(autojump_clock):
     assert [reason for _, reason in batch.failed] == ["stopped: the batch's timeout of 5 s"]
 
 
-@pytest.mark.xfail(reason="the batch's timeout does not bound the wait for the next document")
 async def test_a_batchs_timeout_also_ends_a_wait_for_documents(autojump_clock):
     """A queue that stays empty is the commonest reason to want a timeout."""
     pipeline, _, _ = sleeping(1)
@@ -661,7 +654,6 @@ def test_a_batch_on_a_runner_uses_its_models_and_slots(threads_left):
     assert threads_left() == []
 
 
-@pytest.mark.xfail(reason="trio's order decides which batch admits next")
 async def test_two_batches_on_one_engine_take_turns(autojump_clock):
     """A batch of a thousand must not keep a batch of twelve waiting until it is done, nor may luck decide."""
     order = []
@@ -681,7 +673,6 @@ async def test_two_batches_on_one_engine_take_turns(autojump_clock):
     assert turns == [{"big", "small"}] * 12
 
 
-@pytest.mark.xfail(reason="priority= does not reach admission")
 async def test_a_batch_with_priority_goes_first(autojump_clock):
     """For the person who waits while the nightly batch runs."""
     elapsed = {}

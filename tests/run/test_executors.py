@@ -146,7 +146,6 @@ def test_a_cancelled_run_leaves_its_thread_behind_but_not_its_slot():
     assert trio.run(main) == 1
 
 
-@pytest.mark.xfail(reason="trio's message with our internals comes through")
 def test_a_sync_step_that_returns_a_coroutine_is_told_what_it_is():
     """A forgotten `async` or `await`: the message must name the step and the word, not our internals."""
 
@@ -167,7 +166,6 @@ def test_a_sync_step_that_returns_a_coroutine_is_told_what_it_is():
     assert "await" in result.reason
 
 
-@pytest.mark.xfail(reason="a coroutine as output is not recognised")
 @pytest.mark.parametrize("is_annotated", [True, False])
 def test_an_async_step_that_returns_a_coroutine_is_told_what_it_is(is_annotated):
     """The commonest slip of all: without an annotation the next step gets the riddle."""
@@ -313,7 +311,6 @@ async def test_what_a_process_prints_does_not_corrupt_its_answer(worker, engine,
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.xfail(reason="the worker's stdout is block-buffered, and SIGKILL loses the buffer")
 async def test_what_a_process_prints_is_seen(worker, engine, capfd, monkeypatch):
     """print() is how most people look into a step; lines that wait in a buffer die with their process."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
@@ -338,7 +335,6 @@ async def test_an_exception_of_an_own_type_crosses_by_its_name(worker, engine):
     assert (type(error), str(error)) == (RuntimeError, "Odd: odd luck")
 
 
-@pytest.mark.xfail(reason="exceptions are made anew from str(error)")
 async def test_a_key_error_crosses_with_its_key(worker, engine):
     """str() of a KeyError has quotes of its own; they must not be doubled."""
     error = (await engine.run(in_process(worker.raises_key), {"number": 1})).outcome("step").error
@@ -396,7 +392,6 @@ async def test_a_process_that_dies_says_so_and_the_next_call_works(worker, engin
     assert (await engine.run(in_process(worker.pid), {"number": 1})).status == "completed"
 
 
-@pytest.mark.xfail(reason="a dead idle worker gives BrokenResourceError()")
 async def test_an_idle_process_that_was_killed_is_replaced(worker, engine):
     """The system kills the largest process when memory is short; the next document must not pay for it."""
     first = (await engine.run(in_process(worker.pid), {"number": 1}))["step"]
@@ -433,7 +428,6 @@ async def test_an_argument_that_cannot_cross_is_told_before_it_is_sent(worker, e
     )
 
 
-@pytest.mark.xfail(reason="a result without JSON form is a RuntimeError")
 async def test_a_result_that_cannot_cross_is_the_functions_own_bug(worker, engine):
     """The same rule on the way back, in the same words."""
     error = (await engine.run(in_process(worker.gives), {"number": 1})).outcome("step").error
@@ -450,7 +444,6 @@ async def test_large_values_cross(worker, engine):
     assert len((await engine.run(in_process(worker.large), {"number": 5_000_000}))["step"]) == 5_000_000
 
 
-@pytest.mark.xfail(reason="the worker's stdin is inherited by programs it starts")
 async def test_a_program_started_in_a_process_step_does_not_read_our_requests(worker, engine):
     """Programs like ffmpeg and ssh read standard input whenever they find one; it must be empty for them."""
     result = await engine.run(in_process(worker.reads_input), {"number": 1})
@@ -559,7 +552,6 @@ async def test_an_asyncio_step_that_runs_out_of_time_is_cancelled(engine):
     assert await trio.to_thread.run_sync(ended.wait, 5)
 
 
-@pytest.mark.xfail(reason="future.cancel() tells at once, before the coroutine has left")
 def test_a_cancelled_asyncio_step_is_over_only_after_its_finally_blocks():
     """They give connections back; a retry that starts before would find none, and the loop's end would cut them off."""
     log = []
@@ -650,7 +642,7 @@ async def asks_for_the_loop(number: int) -> int:
         yields,
         goes_to_a_thread,
         has_a_timeout,
-        pytest.param(gathers, marks=pytest.mark.xfail(reason="'no current event loop' is not recognised")),
+        gathers,
         asks_for_the_loop,
     ],
 )
