@@ -66,7 +66,7 @@ class Server:
     async def handle(self, stream):
         self.connections += 1
         received = b""
-        while chunk := await stream.receive_some():
+        while chunk := await self.receive(stream):
             received += chunk
             head, blank, body = received.partition(b"\r\n\r\n")
             length = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
@@ -80,6 +80,13 @@ class Server:
                 await stream.aclose()
                 return
         self.hung_up.set()
+
+    @staticmethod
+    async def receive(stream):
+        try:
+            return await stream.receive_some()
+        except trio.BrokenResourceError:  # a client that closes with our bytes unread resets the connection
+            return b""
 
 
 @asynccontextmanager

@@ -94,7 +94,8 @@ def test_a_document_with_wrong_inputs_fails_alone():
 
     assert batch.counts == {"completed": 1, "failed": 2}
     assert dict(batch.failed)["broken"] == (
-        "inputs do not fit pipeline 'quick': 'number' is missing; give a int. 'nmber' is no input. Did you mean 'number'? It takes number."
+        "inputs do not fit pipeline 'quick': 'number' is missing; give a int. "
+        "'nmber' is no input. Did you mean 'number'? It takes number."
     )
 
 
