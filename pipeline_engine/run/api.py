@@ -6,6 +6,7 @@ trio, pydantic and the engine are imported by the first call, so that importing 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 import warnings
@@ -193,6 +194,16 @@ def _is_asyncio_running() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _forget_thread() -> None:
+    """A forked child has no such thread, and must not wait for it."""
+    global _shared_thread, _shared_thread_lock
+    _shared_thread, _shared_thread_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_thread)
 
 
 def _thread() -> TrioThread:

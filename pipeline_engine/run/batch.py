@@ -664,6 +664,12 @@ class Batch:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # Left without `with`: at least nothing more is started and paid for.
+        future = getattr(self, "_future", None)
+        if future is not None and not self._is_over:
+            future.cancel()
+
 
 def _empty(items: queue.Queue[Any]) -> None:
     while True:

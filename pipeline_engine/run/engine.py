@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 
 DEFAULT_CAPACITY = 64
+_log = logging.getLogger("pipeline_engine")
 _REMEMBERED_PLANS = 64
 _SINGLE_RUNS = "single runs"
 """The group of all runs that belong to no batch: first come first served among them, in turns with batches."""
@@ -103,7 +105,8 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._is_open = False
-        self._scheduler.close()
+        if not self._scheduler.statistics().timers:
+            self._scheduler.close()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
             await self._executors.aclose()
             await self._pool.aclose()
@@ -217,7 +220,7 @@ class Engine:
         records: list[Record] = []
         now = self._scheduler.now()
         started = RunStarted(now, run_id, key, plan.outline, self._wall_time_at_zero + now, self.capacity)
-        readers = [sink.open_run(started) for sink in self._sinks]
+        readers = [_guarded(sink, started) for sink in self._sinks]
         emit: Callable[[Record], object]
         if keeps_records:
             records.append(started)
@@ -249,6 +252,23 @@ class Engine:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
         return result
+
+
+def _guarded(sink: Sink, started: RunStarted) -> Callable[[Record], None]:
+    """Return a reader whose errors are logged: who looks on must not end what is looked at."""
+    try:
+        reader = sink.open_run(started)
+    except Exception:  # noqa: BLE001 - somebody else's code, which only looks on
+        _log.exception("sink %s could not be opened", type(sink).__name__)
+        return lambda _record: None
+
+    def read(record: Record) -> None:
+        try:
+            reader(record)
+        except Exception:  # noqa: BLE001 - somebody else's code, which only looks on
+            _log.exception("sink %s raised on %s", type(sink).__name__, type(record).__name__)
+
+    return read
 
 
 def _fan_out(readers: Sequence[Callable[[Record], object]]) -> Callable[[Record], object]:
@@ -303,6 +323,8 @@ def validate_inputs(plan: Plan, inputs: Mapping[str, Any]) -> list[Any]:
             except ValidationError as error:
                 got = type(value).__name__
                 problems.append(f"{declared.name!r} is a {got}, not {declared.output.name}: {reasons_of(error)[0]}.")
+            except Exception as error:  # noqa: BLE001 - a validator is the user's own code
+                problems.append(f"{declared.name!r}: its validator raised {type(error).__name__}: {error}.")
         values.append(value)
     if len(inputs) > len(plan.inputs) or problems:
         known = {declared.name for declared in plan.inputs}

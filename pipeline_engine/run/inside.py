@@ -17,7 +17,7 @@ class WithoutSlot:
     """Let the step that is running here, if there is one, hold no slot within the block.
 
     Blocks may overlap, when a step waits for several runs: the first gives the slot back, and the
-    last one waits for a slot again. A block that is left by a cancellation waits for nothing.
+    last one waits for a slot again. A block that is left by a cancellation takes its slot at once.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -29,7 +29,7 @@ class WithoutSlot:
         caller = RUNNING_STEP.get()
         if not isinstance(caller, StepRun) or caller.execution.scheduler is not self._scheduler:
             return
-        if not caller.is_running or not (caller.has_slot or caller.runs_inside):
+        if not caller.is_running:
             return
         self._caller, self._attempt = caller, caller.attempt
         caller.runs_inside += 1
@@ -43,9 +43,21 @@ class WithoutSlot:
         if caller is None:
             return
         caller.runs_inside -= 1
-        # An attempt that ended meanwhile (its thread went on) has no claim to a slot any more.
-        is_over = not caller.is_running or caller.attempt != self._attempt
-        if caller.runs_inside or is_over or (kind is not None and not issubclass(kind, Exception)):
+        if not self._needs_slot(caller):
+            return
+        if kind is not None and not issubclass(kind, Exception):
+            # A cancellation may not wait: the slot is owed, and nothing starts until it is paid.
+            self._scheduler.free -= 1
+            caller.has_slot = True
             return
         await self._scheduler.take_slot(SlotRequest(caller))
-        caller.has_slot = True
+        if self._needs_slot(caller):
+            caller.has_slot = True
+        else:  # it began another run, or ended, while this one waited
+            self._scheduler.release()
+            self._scheduler.dispatch()
+
+    def _needs_slot(self, caller: StepRun) -> bool:
+        """Whether the attempt that entered the block still runs, outside of any other block."""
+        is_same = caller.is_running and caller.attempt == self._attempt
+        return is_same and not caller.runs_inside and not caller.has_slot

@@ -81,7 +81,8 @@ class Runner:
 
     async def _drain(self) -> None:
         while self._in_flight:
-            self._idle = trio.Event()
+            if self._idle is None or self._idle.is_set():
+                self._idle = trio.Event()
             await self._idle.wait()
         await self._engine.__aexit__(None, None, None)
 

@@ -43,7 +43,10 @@ class TrioThread:
         return self._is_open
 
     def _main(self) -> None:
-        trio.run(self._serve)
+        try:
+            trio.run(self._serve)
+        finally:
+            self._is_open = False
 
     async def _serve(self) -> None:
         self._closing = trio.Event()
@@ -122,15 +125,20 @@ class TrioThread:
                 self._tell(scope.cancel)
 
         future.add_done_callback(cancel)
-        self._tell(begin)
+        if not self._tell(begin):  # the loop ended in this very moment
+            _tell_cancelled(future)
+            ended.set()
         return future, ended
 
-    def _tell(self, callback: Callable[[], object]) -> None:
-        if self._token is not None:
-            try:
-                self._token.run_sync_soon(callback)
-            except trio.RunFinishedError:
-                pass  # the loop is gone, and the work with it
+    def _tell(self, callback: Callable[[], object]) -> bool:
+        """Have something called on the thread; return False if its loop is gone, and the work with it."""
+        if self._token is None:
+            return False
+        try:
+            self._token.run_sync_soon(callback)
+        except trio.RunFinishedError:
+            return False
+        return True
 
     def call(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this bridge is the one exception in this room
+import concurrent.futures
 import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ class AsyncioExecutor:
             coroutine = step_run.step.function(*step_run.arguments, **(step_run.keywords or {}))
             try:
                 return await asyncio.get_running_loop().create_task(coroutine, context=context)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # It would end the loop, and with it every asyncio step to come.
+                raise RuntimeError(f"the step raised {type(error).__name__}") from error
             finally:
                 # Told from inside, after the coroutine's own clean-up: a cancelled future is done at once.
                 try:
@@ -52,7 +56,7 @@ class AsyncioExecutor:
         try:
             # Done but for a moment: the future is set just after its coroutine has left.
             return await trio.to_thread.run_sync(future.result) if not future.done() else future.result()
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, concurrent.futures.CancelledError) as error:
             raise RuntimeError("the asyncio task was cancelled by its own code") from error
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:

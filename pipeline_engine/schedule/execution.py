@@ -8,11 +8,13 @@ of its own.
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -80,6 +82,7 @@ class _NoScope:
 
 
 _NO_SCOPE = _NoScope()
+_NO_CONTEXT = contextvars.Context()
 _LONGEST_TURN = 0.001
 """Seconds that a task may go on from step to step before it lets the other tasks run."""
 
@@ -135,6 +138,8 @@ class StepRun:
     delay = 0.0
     reply = ""
     error: Exception | None = None
+    waits_for: tuple[int, int | None] | None = None
+    """The fallback step, or item of one, that it waits for."""
     deadline = math.inf
     """Of the step: counted from its first attempt."""
     scope_deadline = math.inf
@@ -232,6 +237,7 @@ class Execution:
         self.deadline = math.inf
         self.sources = tuple(value for value in inputs if isinstance(value, str))
         self._nursery: trio.Nursery | None = None
+        self._context: contextvars.Context = _NO_CONTEXT
         self._waiting: dict[StepRun, None] = {}
         self._callers: dict[tuple[int, int | None], list[StepRun]] = {}
         self._parked: trio.lowlevel.Task | None = None
@@ -263,6 +269,7 @@ class Execution:
 
     async def _run(self) -> None:
         caller = RUNNING_STEP.get()
+        self._context = contextvars.copy_context()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -314,6 +321,7 @@ class Execution:
         ready: list[StepRun] = []
         while decisions:
             more: list[Decision] = []
+            has_closed = False
             for decision in decisions:
                 if isinstance(decision, Start):
                     self._prepare(decision, now, ready, more)
@@ -326,9 +334,23 @@ class Execution:
                     self.emit(StepReady(now, name, None, self._name(decision.unblocked_by)))
                     self.emit(StepMapped(now, name, decision.width))
                 else:
+                    has_closed = True
                     self._close(decision.step, now, more)
+            if has_closed:
+                ready = self._without_closed(ready, now, more)
             decisions = more
         return self._admit(ready, now)
+
+    def _without_closed(self, ready: list[StepRun], now: float, more: list[Decision]) -> list[StepRun]:
+        """Drop what was about to start of a step that has failed meanwhile: it must not be paid for."""
+        kept = []
+        for step_run in ready:
+            if step_run.item is not None and self.state.is_closing(step_run.step.index):
+                skipped = Skipped(step_run.step.name, is_by_choice=False)
+                self._settle(step_run.step.index, step_run.item, skipped, now, more)
+            else:
+                kept.append(step_run)
+        return kept
 
     def _name(self, index: int | None) -> str | None:
         return None if index is None else self.plan.steps[index].name
@@ -376,7 +398,8 @@ class Execution:
     def _spawn(self, step_run: StepRun) -> None:
         if self._nursery is None:
             raise AssertionError("a run that is not open cannot start anything")
-        self._nursery.start_soon(self._work, step_run, name=step_run.step.name)
+        # Whoever frees the slot may be another run's task: a step sees the context variables of its own run.
+        self._context.run(partial(self._nursery.start_soon, self._work, step_run, name=step_run.step.name))
 
     def _wake_if_over(self) -> None:
         if self._parked is not None and self.state.is_over:
@@ -386,6 +409,9 @@ class Execution:
     def _prepare(self, start: Start, now: float, ready: list[StepRun], more: list[Decision]) -> None:
         step = self.plan.steps[start.step]
         item = start.item
+        if item is not None and self.state.is_closing(step.index):
+            self._settle(step.index, item, Skipped(step.name, is_by_choice=False), now, more)
+            return
         step_run = StepRun(self, step, item)
         self.emit(
             StepReady(now, step.name, item, None if start.unblocked_by is None else self._name(start.unblocked_by))
@@ -397,12 +423,15 @@ class Execution:
         else:
             step_run.arguments, step_run.keywords = self.state.arguments(step.needs, item)
         if step.kind == "llm":
+            running = RUNNING_STEP.set(step_run)
             try:
                 prompt = step.function(*step_run.arguments, **(step_run.keywords or {}))
                 step_run.prompt = step_run.messages = as_messages(prompt, step.system)
             except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises is the outcome
                 self._fail_in_code(step_run, "prompt", error, now, more)
                 return
+            finally:
+                RUNNING_STEP.reset(running)
             if not self.candidates[step.index]:
                 raise AssertionError(f"step {step.name!r} was bound to no model")
         ready.append(step_run)
@@ -417,18 +446,23 @@ class Execution:
         condition = step.when
         if condition is None:
             raise AssertionError(f"step {step.name!r} has no condition")
+        running = RUNNING_STEP.set(StepRun(self, step, asked.item))
         try:
             arguments, keywords = self.state.arguments(condition.needs, asked.item)
             answer = condition.function(*arguments, **keywords)
             if inspect.iscoroutine(answer):
                 answer.close()
                 raise TypeError("is async. A condition is a plain function")
+            is_wanted = bool(answer)
         except Exception as error:  # noqa: BLE001 - the user's own code
+            failed = Failed(_bug(step.name, "when", error))
             if asked.item is None:
-                self.state.outcomes[asked.step] = Failed(_bug(step.name, "when", error))
-            more.append(Settle(asked.step, asked.item, Failed(_bug(step.name, "when", error))))
+                self.state.outcomes[asked.step] = failed
+            more.append(Settle(asked.step, asked.item, failed))
             return
-        more.extend(self.state.answer(asked.step, asked.item, is_wanted=bool(answer)))
+        finally:
+            RUNNING_STEP.reset(running)
+        more.extend(self.state.answer(asked.step, asked.item, is_wanted=is_wanted))
 
     def _settle(self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
         """Record an outcome, tell the state, and wake who waits for it as a fallback."""
@@ -450,6 +484,7 @@ class Execution:
         for step_run in [waiting for waiting in self._waiting if waiting.step is step]:
             self._resume(step_run)
             self._withdraw(step_run)
+            self._forget_caller(step_run)
             self._settle(index, step_run.item, Skipped(step.name, is_by_choice=False), now, more)
 
     # Waiting without a task
@@ -485,14 +520,18 @@ class Execution:
         self._wait(step_run)
         self.scheduler.queue.push(step_run)
 
+    def _forget_caller(self, step_run: StepRun) -> None:
+        """It waits for its fallback step no longer."""
+        callers = self._callers.get(step_run.waits_for) if step_run.waits_for is not None else None
+        if callers and step_run in callers:
+            callers.remove(step_run)
+
     def _run_out(self, step_run: StepRun) -> None:
         """The step's deadline came while it waited."""
         step_run.timer = None
         self._resume(step_run)
         self._withdraw(step_run)
-        for callers in self._callers.values():
-            if step_run in callers:
-                callers.remove(step_run)
+        self._forget_caller(step_run)
         now = trio.current_time()
         more: list[Decision] = []
         self._end_by_deadline(step_run, now, more)
@@ -530,13 +569,16 @@ class Execution:
                             value = await self._call(step_run)
                         except Exception as raised:  # noqa: BLE001 - here a step's failure becomes a value
                             error = _unwrapped(raised, step_run.step.name)
+                        except BaseExceptionGroup as group:
+                            raise _cancellation_in(group, step_run.step.name) from None
                         finished = read_clock()
                         step_run = self._end_attempt(step_run, value, error, finished)
                         if finished >= deadline:
                             break  # the scope may have fired, though the attempt did not notice
                         if step_run is not None and finished - turn_began > _LONGEST_TURN:
                             # Steps that never wait must not starve the calls on the wire.
-                            scope.deadline = math.inf
+                            if is_timed:
+                                scope.deadline = math.inf
                             await trio.lowlevel.checkpoint()
                             turn_began = read_clock()
             except BaseException:
@@ -630,6 +672,9 @@ class Execution:
 
     def _leave(self, step_run: StepRun) -> None:
         """End what was cancelled from outside, in its attempt or just before, without waiting for anything."""
+        if step_run.has_slot:
+            step_run.has_slot = False
+            self.scheduler.release()
         now = self.scheduler.now()
         if step_run.is_running:
             step_run.is_running = False
@@ -637,9 +682,6 @@ class Execution:
             self.emit(AttemptFinished(now, step_run.step.name, step_run.item, step_run.attempt, fault))
         if step_run.item is not None:
             self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped("cancelled")))
-        if step_run.has_slot:
-            step_run.has_slot = False
-            self.scheduler.release()
 
     # After an attempt: what its result leads to
 
@@ -693,6 +735,8 @@ class Execution:
             return self._invalid(step, value, reasons_of(error)), None
         except OutputError as error:
             return error, None
+        except Exception as error:  # noqa: BLE001 - a validator is the user's own code
+            return _bug(step.name, "output", error), None
         if step.check is None:
             return None, value
         return self._checked(step, step.check, step_run.item, value), value
@@ -733,9 +777,10 @@ class Execution:
             if inspect.iscoroutine(answer):
                 answer.close()
                 raise TypeError("is async. A check is a plain function")
+            is_good = not isinstance(answer, str) and bool(answer)
         except Exception as error:  # noqa: BLE001 - the user's own code
             return _bug(step.name, "check", error)
-        if answer is True:
+        if is_good:
             return None
         reason = answer if isinstance(answer, str) else "the check refused it"
         return OutputError(step.name, [reason], advice="Change the step, or what its check= accepts.")
@@ -838,7 +883,8 @@ class Execution:
             more.extend(decisions)
             if outcome is None:
                 self.emit(WaitStarted(now, step.name, item, "fallback"))
-                self._callers.setdefault((candidate.index, item), []).append(step_run)
+                step_run.waits_for = (candidate.index, item)
+                self._callers.setdefault(step_run.waits_for, []).append(step_run)
                 self._wait(step_run)
             else:
                 self._use_fallback_step(step_run, outcome, now, more)
@@ -873,6 +919,15 @@ class Execution:
         candidate = self._candidate(step_run)
         name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
         return f"fallback:{name}"
+
+
+def _cancellation_in(group: BaseExceptionGroup[BaseException], step: str) -> BaseException:
+    """Return what goes on when a cancelled step also raised: the cancellation; its clean-up's errors are logged."""
+    cancelled, rest = group.split(trio.Cancelled)
+    if cancelled is None or not isinstance(rest, ExceptionGroup):
+        return group
+    _log.warning("the clean-up of step %r raised while it was cancelled", step, exc_info=rest)
+    return only_error(cancelled)
 
 
 def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -921,15 +976,24 @@ def _unwrapped(error: Exception, step: str) -> Exception:
 
 def _bug(step: str, part: str, error: Exception) -> StepCodeError:
     """Return the error for user code that must not raise, its cause chained."""
-    if isinstance(error, TypeError) and str(error).startswith(("returned ", "is async")):
+    if isinstance(error, TypeError) and _text_of(error).startswith(("returned ", "is async")):
         failure = StepCodeError(step, part, str(error))
     else:
-        failure = StepCodeError(step, part, f"raised {type(error).__name__}: {error}. Correct the pipeline's code.")
+        failure = StepCodeError(
+            step, part, f"raised {type(error).__name__}: {_text_of(error)}. Correct the pipeline's code."
+        )
     failure.__cause__ = error
     return failure
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception's own __str__ may do anything
+        return f"<{type(error).__name__} without a readable message>"
 
 
 def _fault(error: Exception) -> Fault:
     kind = error.kind if isinstance(error, ProviderError) else type(error).__name__
     status = error.status if isinstance(error, ProviderError) else None
-    return Fault(kind, str(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status)
+    return Fault(kind, _text_of(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status)

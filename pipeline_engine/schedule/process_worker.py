@@ -72,7 +72,7 @@ def _call(request: dict[str, Any]) -> Any:
     keywords = {name: typed(name, value) for name, value in request["keywords"].items()}
     result = function(*arguments, **keywords)
     try:
-        return TypeAdapter(hints.get("return", Any)).dump_python(result, mode="json")
+        return TypeAdapter(hints.get("return", Any)).dump_python(result, mode="json", by_alias=True, round_trip=True)
     except PydanticSerializationError as error:
         raise _UnserialisableError(str(error)) from error
 

@@ -79,6 +79,8 @@ class ReadyQueue:
         if entry.is_queued:
             entry.is_queued = False
             self.live -= 1
+            if not self.live:
+                self._turns.clear()  # what was withdrawn must not keep ended runs alive
 
     def pop(self) -> Entry | None:
         """Return the entry whose turn it is; None if nothing waits."""

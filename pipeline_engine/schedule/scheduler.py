@@ -118,6 +118,8 @@ class Scheduler:
             finally:
                 self.room_waiters.remove(waiter)
                 heapify(self.room_waiters)
+                if self.room_waiters and self.has_room:
+                    self.room_waiters[0][2].set()  # one that leaves passes its wake-up on
             if self.has_room and (not self.room_waiters or turn < self.room_waiters[0][:2]):
                 return
 

@@ -222,6 +222,11 @@ class RunState:
             if demanded == index and is_open:
                 self.unsettled -= 1
 
+    def is_closing(self, index: int) -> bool:
+        """Return whether no further item of a mapped step may go on the wire."""
+        mapped = self._maps.get(index)
+        return mapped is not None and mapped.closing is not None
+
     def tolerate(self, index: int, error: Exception) -> Failed | Dropped:
         """Return how a failed item counts: as dropped, while `on_error=` allows it."""
         step, mapped = self.plan.steps[index], self._maps[index]

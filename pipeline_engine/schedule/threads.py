@@ -23,10 +23,15 @@ class _Work:
         self._call = functools.partial(step_run.step.function, *step_run.arguments, **(step_run.keywords or {}))
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
+        self._has_started = False
         self._has_returned = False
         self._is_abandoned = False
 
     def __call__(self) -> tuple[Any]:
+        with self._lock:
+            if self._is_abandoned:
+                return (None,)  # cancelled before the thread began: nobody waits for the result
+            self._has_started = True
         try:
             # In a tuple: trio refuses a coroutine as a thread's result in words that are not the user's.
             return (self._call(),)
@@ -43,8 +48,8 @@ class _Work:
     def abandon(self) -> bool:
         """Return whether the thread still runs; if so, it will give the slot back itself."""
         with self._lock:
-            self._is_abandoned = not self._has_returned
-            return self._is_abandoned
+            self._is_abandoned = True
+            return self._has_started and not self._has_returned
 
     def _give_slot_back(self) -> None:
         self._scheduler.release()
