@@ -316,8 +316,8 @@ async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Do
             yield document
     else:
         iterator = iter(documents)
-        while chunk := await trio.to_thread.run_sync(_next_chunk, iterator):
-            items, error = chunk
+        while True:
+            items, error = await trio.to_thread.run_sync(_next_chunk, iterator)
             for document in items:
                 yield document
             if error is not None:

@@ -138,12 +138,14 @@ class Engine:
         plan = compile_pipeline(dag)
         models = self._models if models is None else models
         known = self._bound.get(plan)
-        if known is not None and known[0] is models:
+        if known is not None and known[0] == models:
             return known[1]
         bound = BoundPlan.bind(plan, models, self._pool)
         while len(self._bound) >= _REMEMBERED_PLANS:  # some programs declare a pipeline for each request
             del self._bound[next(iter(self._bound))]
-        self._bound[plan] = (models, bound)
+        # A copy, so that a mapping or chain which the caller changes later is bound anew.
+        copied = {role: list(chain) if isinstance(chain, list) else chain for role, chain in (models or {}).items()}
+        self._bound[plan] = (None if models is None else copied, bound)
         return bound
 
     async def run(

@@ -232,3 +232,19 @@ async def test_a_run_that_backs_off_survives_the_end_of_its_engines_block(autoju
         async with trio.open_nursery() as nursery, Engine(capacity=capacity) as engine:
             nursery.start_soon(engine.run, pipeline, {"text": "x"})
             await trio.sleep(1)
+
+
+async def test_a_models_mapping_that_is_changed_in_place_is_bound_anew(autojump_clock):
+    """A notebook swaps a model and runs the cell again: the old one must not answer, or be paid for."""
+    pipeline = Pipeline("swap", inputs={"text": str})
+
+    @pipeline.llm("fast", str)
+    def ask(text: str) -> str:
+        return text
+
+    models = {"fast": [ScriptedModel({"ask": "old"})]}
+    async with Engine() as engine:
+        before = (await engine.run(pipeline, {"text": "x"}, models=models))[ask]
+        models["fast"][0] = ScriptedModel({"ask": "new"})
+        after = (await engine.run(pipeline, {"text": "x"}, models=models))[ask]
+    assert (before, after) == ("old", "new")
