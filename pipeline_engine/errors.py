@@ -12,6 +12,7 @@ PipelineEngineError
 ├── OutputError          an output that does not fit its declared type, or did not pass its check
 ├── ProviderError        a model that did not answer
 │   ├── UnavailableError     may answer later: server errors, timeouts, connections
+│   │   └── StreamTruncatedError     a streamed reply that broke off before its end
 │   ├── RateLimitError       refused for rate; carries `retry_after`
 │   └── RejectedError        will not answer this request: bad key, unknown model, invalid request
 └── EngineClosedError    work given to an engine or a runner that is closed
@@ -41,6 +42,7 @@ __all__ = [
     "StepCodeError",
     "StepError",
     "StepTimeoutError",
+    "StreamTruncatedError",
     "UnavailableError",
 ]
 
@@ -147,7 +149,7 @@ class RunError(PipelineEngineError):
 
 
 class StepTimeoutError(PipelineEngineError, TimeoutError):
-    """Raised when one of a step's timeouts fired; an attempt's timeout is transient, the others are final.
+    """Raised when one of a step's timeouts fired; the step's own is final, the others are transient.
 
     Attributes:
         step: The step.
@@ -210,6 +212,7 @@ class ProviderError(PipelineEngineError):
         request_id: The provider's id of the request, where it gave one.
         retry_after: Seconds that the provider asked to wait, where it did.
         billed: Whether the provider may have charged for the call.
+        replays: How often the request was sent once more, because a kept connection had died unanswered.
     """
 
     def __init__(
@@ -222,6 +225,7 @@ class ProviderError(PipelineEngineError):
         request_id: str | None = None,
         retry_after: float | None = None,
         billed: Billed = "no",
+        replays: int = 0,
     ) -> None:
         self.model = model
         self.kind = kind
@@ -229,6 +233,7 @@ class ProviderError(PipelineEngineError):
         self.request_id = request_id
         self.retry_after = retry_after
         self.billed: Billed = billed
+        self.replays = replays
         suffix = f" (request {request_id})" if request_id else ""
         super().__init__(f"model {model!r} {message}{suffix}")
 
@@ -237,6 +242,20 @@ class UnavailableError(ProviderError):
     """Raised when a model cannot be reached or fails on its side; the same call may succeed later."""
 
     is_transient: ClassVar[bool] = True
+
+
+class StreamTruncatedError(UnavailableError):
+    """Raised when a streamed reply ended before the provider said that it is whole: half of it is no answer."""
+
+    def __init__(self, *, model: str, request_id: str | None = None) -> None:
+        super().__init__(
+            "broke off its streamed reply before the end. What came is not used; try again.",
+            model=model,
+            kind="stream_truncated",
+            status=200,
+            request_id=request_id,
+            billed="maybe",
+        )
 
 
 class RateLimitError(ProviderError):

@@ -1,8 +1,20 @@
 """What a user writes: the pipeline, its steps, roles and policies. Nothing here runs anything."""
 
 from pipeline_engine.declare.pipeline import Included, IncludedEach, Pipeline
-from pipeline_engine.declare.policies import INHERIT, Drop, Inherit, Policy, Retry, Timeout, effective_policy
-from pipeline_engine.declare.roles import Model, ModelChain, Role
+from pipeline_engine.declare.policies import (
+    INHERIT,
+    Cache,
+    Drop,
+    EffectivePolicy,
+    Inherit,
+    Kind,
+    Policy,
+    Retry,
+    Timeout,
+    Warm,
+    effective_policy,
+)
+from pipeline_engine.declare.roles import Model, ModelChain, Price, Role
 from pipeline_engine.declare.steps import (
     NO_DEFAULT,
     Executor,
@@ -17,15 +29,19 @@ from pipeline_engine.declare.steps import (
 __all__ = [
     "INHERIT",
     "NO_DEFAULT",
+    "Cache",
     "Drop",
+    "EffectivePolicy",
     "Executor",
     "Included",
     "IncludedEach",
     "Inherit",
+    "Kind",
     "Model",
     "ModelChain",
     "Pipeline",
     "Policy",
+    "Price",
     "PromptStep",
     "Reference",
     "Retry",
@@ -33,6 +49,7 @@ __all__ = [
     "Scope",
     "Step",
     "Timeout",
+    "Warm",
     "as_messages",
     "effective_policy",
     "use",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from pipeline_engine.declare.policies import INHERIT, Drop, Inherit, Policy, Retry, Timeout
+from pipeline_engine.declare.policies import INHERIT, Cache, Drop, Inherit, Policy, Retry, Timeout, Warm
 from pipeline_engine.declare.roles import Role
 from pipeline_engine.declare.steps import NO_DEFAULT, Executor, PromptStep, Scope, Step, declared_names
 
@@ -26,16 +26,22 @@ I_contra = TypeVar("I_contra", contravariant=True)
 
 _TimeoutArgument = Timeout | float | Inherit | None
 _RetryArgument = Retry | Inherit | None
+_CacheArgument = Cache | Inherit | None
+_WarmArgument = Warm | Inherit | None
 
 
 class _LlmDecorator(Protocol[T_co]):
-    def __call__(self, function: Callable[P, str | Sequence[Message]], /) -> PromptStep[P, T_co]: ...
+    def __call__(self, function: Callable[P, str | Sequence[Message | str]], /) -> PromptStep[P, T_co]: ...
 
 
 class _LlmEachDecorator(Protocol[I, T]):
     def __call__(
-        self, function: Callable[Concatenate[I, P], str | Sequence[Message]], /
+        self, function: Callable[Concatenate[I, P], str | Sequence[Message | str]], /
     ) -> PromptStep[Concatenate[I, P], list[T]]: ...
+
+
+class _EmbedDecorator(Protocol):
+    def __call__(self, function: Callable[P, Sequence[str]], /) -> Step[P, list[list[float]]]: ...
 
 
 class _StepDecorator(Protocol):
@@ -118,8 +124,12 @@ class Pipeline:
         on_error: Drop | None = None,
         retry: _RetryArgument = INHERIT,
         timeout: _TimeoutArgument = INHERIT,
+        cache: _CacheArgument = INHERIT,
+        warm: _WarmArgument = INHERIT,
         policy: Policy | None = None,
         truncated: Literal["fail", "keep"] = "fail",
+        stream: bool = False,
+        reasoning: bool = False,
     ) -> _LlmEachDecorator[I, T]: ...
     @overload
     def llm(
@@ -135,8 +145,12 @@ class Pipeline:
         on_error: Drop | None = None,
         retry: _RetryArgument = INHERIT,
         timeout: _TimeoutArgument = INHERIT,
+        cache: _CacheArgument = INHERIT,
+        warm: _WarmArgument = INHERIT,
         policy: Policy | None = None,
         truncated: Literal["fail", "keep"] = "fail",
+        stream: bool = False,
+        reasoning: bool = False,
     ) -> _LlmEachDecorator[Any, T]: ...
     @overload
     def llm(
@@ -151,8 +165,12 @@ class Pipeline:
         fallback: object = NO_DEFAULT,
         retry: _RetryArgument = INHERIT,
         timeout: _TimeoutArgument = INHERIT,
+        cache: _CacheArgument = INHERIT,
+        warm: _WarmArgument = INHERIT,
         policy: Policy | None = None,
         truncated: Literal["fail", "keep"] = "fail",
+        stream: bool = False,
+        reasoning: bool = False,
     ) -> _LlmDecorator[T]: ...
     def llm(
         self,
@@ -167,12 +185,16 @@ class Pipeline:
         on_error: Drop | None = None,
         retry: _RetryArgument = INHERIT,
         timeout: _TimeoutArgument = INHERIT,
+        cache: _CacheArgument = INHERIT,
+        warm: _WarmArgument = INHERIT,
         policy: Policy | None = None,
         truncated: Literal["fail", "keep"] = "fail",
+        stream: bool = False,
+        reasoning: bool = False,
     ) -> Any:
         """Declare a step that asks a model: the function returns the prompt.
 
-        The prompt is a `str` or a list of `Message`; the function's docstring, if there is one, is
+        The prompt is a `str`, or a list of `Message` and `str`; the function's docstring, if there is one, is
         the system message. It runs once per document (or item), before the first attempt.
 
         Args:
@@ -188,10 +210,16 @@ class Pipeline:
             on_error: `Drop(…)` lets a mapped step go on without some items.
             retry: Overrides the pipeline's.
             timeout: Overrides the pipeline's, field by field; a number is the attempt's seconds.
-            policy: Both at once, instead of `retry` and `timeout`.
+            cache: `Cache(…)` lets equal calls in flight share one reply.
+            warm: "first" lets one call that begins with a shared document go ahead of the others.
+            policy: All of them at once.
             truncated: "keep" accepts a reply that was cut at its token cap.
+            stream: Asks for the reply piece by piece: `Timeout(first_token=, idle=)` apply then, and
+                `engine.stream(…)` can follow it.
+            reasoning: Asks the model to reason in a field of its own before it answers; the field is not
+                part of the output.
         """
-        settings = _policy(policy, retry, timeout)
+        settings = _policy(policy, retry, timeout, cache, warm)
 
         def declare(function: Callable[..., Any]) -> PromptStep[..., Any]:
             step: PromptStep[..., Any] = PromptStep(
@@ -207,6 +235,56 @@ class Pipeline:
                 fallbacks=_as_fallbacks(fallback),
                 on_error=on_error,
                 truncated=truncated,
+                stream=stream,
+                reasoning=reasoning,
+                local_names=declared_names(function, depth=1),
+            )
+            self._add(step)
+            return step
+
+        return declare
+
+    def embed(
+        self,
+        role: str | Role,
+        *,
+        name: str | None = None,
+        when: Callable[..., bool] | None = None,
+        retry: _RetryArgument = INHERIT,
+        timeout: _TimeoutArgument = INHERIT,
+        policy: Policy | None = None,
+    ) -> _EmbedDecorator:
+        """Declare a step that turns texts into vectors: the function returns the texts.
+
+        The output is a `list[list[float]]`, a vector for each text in their order. The texts are sent in
+        batches as large as the provider takes; each batch is one call with a slot, retries and
+        timeouts of its own. The role is bound to one model: vectors of two models cannot be compared.
+
+        Args:
+            role: The role that a caller binds to an embedding model.
+            name: The step's name, if it is not the function's.
+            when: A predicate over needs of its own; if it is false the step is skipped by choice.
+            retry: Overrides the pipeline's.
+            timeout: Overrides the pipeline's, field by field; a number is the attempt's seconds.
+            policy: Both at once, instead of `retry` and `timeout`.
+
+        Example:
+            >>> pipeline = Pipeline("vectors", inputs={"chunks": list[str]})
+            >>> @pipeline.embed("embedder")
+            ... def vectors(chunks: list[str]) -> list[str]:
+            ...     return [chunk.lower() for chunk in chunks]
+        """
+        settings = _policy(policy, retry, timeout)
+
+        def declare(function: Callable[P, Sequence[str]], /) -> Step[P, list[list[float]]]:
+            step: Step[P, list[list[float]]] = Step(
+                name or function.__name__,
+                function,
+                "embed",
+                list[list[float]],
+                settings,
+                role=role.name if isinstance(role, Role) else role,
+                when=when,
                 local_names=declared_names(function, depth=1),
             )
             self._add(step)
@@ -422,8 +500,14 @@ def _name_of(step: Step[..., Any] | str) -> str:
     return step if isinstance(step, str) else step.name
 
 
-def _policy(policy: Policy | None, retry: _RetryArgument, timeout: _TimeoutArgument) -> Policy:
-    own = Policy(retry=retry, timeout=timeout)
+def _policy(
+    policy: Policy | None,
+    retry: _RetryArgument,
+    timeout: _TimeoutArgument,
+    cache: _CacheArgument = INHERIT,
+    warm: _WarmArgument = INHERIT,
+) -> Policy:
+    own = Policy(retry=retry, timeout=timeout, cache=cache, warm=warm)
     return own if policy is None else own.over(policy)
 
 

@@ -7,9 +7,21 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from fractions import Fraction
 from math import floor
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-__all__ = ["INHERIT", "Drop", "Inherit", "Policy", "Retry", "Timeout", "effective_policy"]
+__all__ = [
+    "INHERIT",
+    "Cache",
+    "Drop",
+    "EffectivePolicy",
+    "Inherit",
+    "Kind",
+    "Policy",
+    "Retry",
+    "Timeout",
+    "Warm",
+    "effective_policy",
+]
 
 
 class Inherit(Enum):
@@ -24,6 +36,10 @@ class Inherit(Enum):
 INHERIT: Final = Inherit.INHERIT
 """A field with this value takes what the pipeline, or else the engine, says."""
 
+Kind = Literal["llm", "embed", "function"]
+"""What a step does: asks a model, turns texts into vectors, or runs a function."""
+Warm = Literal["first"]
+"""Which calls may go ahead of the others that begin with the same document."""
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
 
@@ -121,6 +137,10 @@ class Timeout:
 
     connect: float | Inherit | None = INHERIT
     """To reach the provider."""
+    first_token: float | Inherit | None = INHERIT
+    """From the start of an attempt to the first piece of a streamed reply."""
+    idle: float | Inherit | None = INHERIT
+    """Between two pieces of a streamed reply; keep-alives and comments are no pieces."""
     attempt: float | Inherit | None = INHERIT
     """One try."""
     step: float | Inherit | None = INHERIT
@@ -142,18 +162,36 @@ class Timeout:
         """Return `base` with the fields given here in place of its own."""
         return replace(base, **dict(self._given()))
 
-    def seconds(self, which: Literal["connect", "attempt", "step"]) -> float | None:
+    def seconds(self, which: Literal["connect", "first_token", "idle", "attempt", "step"]) -> float | None:
         """Return one timeout's length; None if nothing bounds it."""
         value: float | Inherit | None = getattr(self, which)
         return None if isinstance(value, Inherit) else value
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """Allow equal calls to share one reply.
+
+    Calls that are in flight at the same moment and would send the same request are sent once: the first
+    one goes out, and the others take its reply, without a slot and unbilled. Each step validates it for
+    itself. If the call fails, the next of them is sent. Equal calls of one document stay apart, so that
+    five samples stay five.
+
+    Example:
+        >>> Cache(namespace="tenant-7")
+        Cache(namespace='tenant-7')
+    """
+
+    namespace: str = ""
+    """Only calls of one namespace share replies: give each tenant one of its own."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Policy:
     """Say how steps are tried: on a pipeline as the default of its steps, on a step for itself.
 
-    A field that is not given is inherited; `None` switches it off. `retry` reaches llm steps only:
-    whether a function may be repeated is for the function's own `retry=` to say.
+    A field that is not given is inherited; `None` switches it off. All but `timeout` reach the steps
+    that call models only: whether a function may be repeated is for the function's own `retry=` to say.
 
     Example:
         >>> Policy(retry=Retry(attempts=2), timeout=30).timeout
@@ -164,12 +202,19 @@ class Policy:
     """When and how often to try again."""
     timeout: Timeout | Inherit | None = INHERIT
     """How long it may take; a plain number is the attempt's timeout in seconds."""
+    cache: Cache | Inherit | None = INHERIT
+    """Whether equal calls may share one reply."""
+    warm: Warm | Inherit | None = INHERIT
+    """With "first", one call of a document that begins with a shared text (see `fenced`) goes ahead, and the
+    others follow at its first token: then they find the text in the provider's prompt cache."""
 
     def __init__(
         self,
         *,
         retry: Retry | Inherit | None = INHERIT,
         timeout: Timeout | float | Inherit | None = INHERIT,
+        cache: Cache | Inherit | None = INHERIT,
+        warm: Warm | Inherit | None = INHERIT,
     ) -> None:
         if isinstance(timeout, int | float):
             timeout = Timeout(attempt=timeout)
@@ -177,44 +222,75 @@ class Policy:
             raise TypeError(f"retry= takes a Retry(…) or None, not {retry!r}.")
         if not isinstance(timeout, Timeout | Inherit | None):
             raise TypeError(f"timeout= takes a Timeout(…), seconds, or None, not {timeout!r}.")
+        if not isinstance(cache, Cache | Inherit | None):
+            raise TypeError(f"cache= takes a Cache(…) or None, not {cache!r}.")
+        if warm not in ("first", INHERIT, None):
+            raise ValueError(f'warm= takes "first" or None, not {warm!r}.')
         object.__setattr__(self, "retry", retry)
         object.__setattr__(self, "timeout", timeout)
+        object.__setattr__(self, "cache", cache)
+        object.__setattr__(self, "warm", warm)
+
+    def __repr__(self) -> str:
+        given = ((part.name, getattr(self, part.name)) for part in fields(self))
+        return f"Policy({', '.join(f'{name}={value!r}' for name, value in given if value is not INHERIT)})"
 
     def over(self, base: Policy) -> Policy:
         """Return `base` with the fields given here in place of its own; `Timeout` merges field by field."""
-        retry = base.retry if isinstance(self.retry, Inherit) else self.retry
-        if isinstance(self.timeout, Inherit):
-            timeout = base.timeout
-        elif isinstance(self.timeout, Timeout) and isinstance(base.timeout, Timeout):
-            timeout = self.timeout.over(base.timeout)
-        else:
-            timeout = self.timeout
-        return Policy(retry=retry, timeout=timeout)
+        given = {
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if not isinstance(getattr(self, part.name), Inherit)
+        }
+        if isinstance(self.timeout, Timeout) and not isinstance(base.timeout, Inherit):
+            # What was switched off outside does not come back by a side door.
+            given["timeout"] = self.timeout.over(_NO_TIMEOUT if base.timeout is None else base.timeout)
+        return replace(base, **given)
 
 
-_NO_TIMEOUT = Timeout(connect=None, attempt=None, step=None)
+class EffectivePolicy(NamedTuple):
+    """Hold what applies to one step when all layers are merged."""
+
+    retry: Retry
+    timeout: Timeout
+    """Every field is given."""
+    timeout_said: Timeout
+    """Without what is only the engine's default: a model's own timeouts stand between the two."""
+    cache: Cache | None
+    warm: Warm | None
+
+
+_NO_TIMEOUT = Timeout(connect=None, first_token=None, idle=None, attempt=None, step=None)
 _ONCE = Retry(attempts=1, max_throttled=0)
-_LLM_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300, step=None))
-_FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT)
+_CALL_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300), cache=None, warm=None)
+_FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT, cache=None, warm=None)
 
 
-def effective_policy(kind: Literal["llm", "function"], layers: list[Policy]) -> tuple[Retry, Timeout]:
+def effective_policy(kind: Kind, layers: list[Policy]) -> EffectivePolicy:
     """Merge the policies that apply to one step, outermost first, over the engine's own defaults.
 
     Example:
-        >>> retry, timeout = effective_policy("llm", [Policy(timeout=60)])
-        >>> retry.attempts, timeout
-        (4, Timeout(connect=10, attempt=60, step=None))
+        >>> merged = effective_policy("llm", [Policy(timeout=60)])
+        >>> merged.retry.attempts, merged.timeout.seconds("connect"), merged.timeout.seconds("attempt")
+        (4, 10, 60)
     """
-    merged = _LLM_DEFAULT if kind == "llm" else _FUNCTION_DEFAULT
     *outer, own = layers
+    said = Policy()
     for layer in outer:
         # The engine cannot know whether a function may be repeated: only its own retry= says so.
-        merged = (layer if kind == "llm" else Policy(timeout=layer.timeout)).over(merged)
-    merged = own.over(merged)
+        said = (Policy(timeout=layer.timeout) if kind == "function" else layer).over(said)
+    said = own.over(said)
+    merged = said.over(_FUNCTION_DEFAULT if kind == "function" else _CALL_DEFAULT)
     retry = merged.retry if isinstance(merged.retry, Retry) else Retry(attempts=1, repair=0, max_throttled=0)
     timeout = merged.timeout if isinstance(merged.timeout, Timeout) else _NO_TIMEOUT
-    return retry, timeout.over(_NO_TIMEOUT)
+    timeout_said = _NO_TIMEOUT if said.timeout is None else said.timeout
+    return EffectivePolicy(
+        retry,
+        timeout.over(_NO_TIMEOUT),
+        Timeout() if isinstance(timeout_said, Inherit) else timeout_said,
+        merged.cache if isinstance(merged.cache, Cache) else None,
+        "first" if merged.warm == "first" else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 from pipeline_engine.values import Message
 
 if TYPE_CHECKING:
-    from pipeline_engine.declare.policies import Drop, Policy
+    from pipeline_engine.declare.policies import Drop, Kind, Policy
 
 __all__ = ["NO_DEFAULT", "Executor", "PromptStep", "Reference", "Scope", "Step", "declared_names", "use"]
 
@@ -63,14 +63,14 @@ class Step(Generic[P, T_co]):
     """The step's name: its function's, unless `name=` says another."""
     function: Callable[..., Any] = field(repr=False)
     """The function as it was written."""
-    kind: Literal["llm", "function"]
-    """Whether the function returns a prompt or does the work itself."""
+    kind: Kind
+    """Whether the function returns a prompt, texts to embed, or does the work itself."""
     output: Any = field(repr=False)
     """The declared type of the output, of one item if the step is mapped; NO_DEFAULT if not declared."""
     policy: Policy = field(repr=False)
     """The step's own policy."""
     role: str | None = field(default=None, repr=False)
-    """The model role of an llm step."""
+    """The model role of a step that calls one."""
     each: Step[..., Any] | str | None = field(default=None, repr=False)
     """What the step is mapped over."""
     when: Callable[..., bool] | None = field(default=None, repr=False)
@@ -85,6 +85,10 @@ class Step(Generic[P, T_co]):
     """Where a function runs; None for trio if it is async, else a thread."""
     truncated: Literal["fail", "keep"] = field(default="fail", repr=False)
     """What to do with a reply that was cut at its token cap."""
+    stream: bool = field(default=False, repr=False)
+    """Whether the reply is asked for piece by piece."""
+    reasoning: bool = field(default=False, repr=False)
+    """Whether the model is asked to reason before it answers."""
     scope: Scope | None = field(default=None, repr=False)
     """What names mean, where the step came in with an included pipeline."""
     local_names: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -128,15 +132,15 @@ def as_messages(prompt: object, system: str | None) -> tuple[Message, ...]:
     """Return a prompt function's result as messages, its docstring as the system message before them.
 
     Raises:
-        TypeError: If `prompt` is neither a `str` nor a list of messages.
+        TypeError: If `prompt` is neither a `str` nor a list of messages and texts.
     """
     before = (Message("system", inspect.cleandoc(system)),) if system else ()
     if isinstance(prompt, str):
         return (*before, Message("user", prompt))
-    if isinstance(prompt, Sequence) and len(prompt) and all(isinstance(part, Message) for part in prompt):
-        return (*before, *prompt)
+    if isinstance(prompt, Sequence) and len(prompt) and all(isinstance(part, Message | str) for part in prompt):
+        return (*before, *(Message("user", part) if isinstance(part, str) else part for part in prompt))
     shown = "nothing (is a `return` missing?)" if prompt is None else f"a {type(prompt).__name__}"
-    raise TypeError(f"returned {shown}. A prompt is a str, or a list of Message that is not empty.")
+    raise TypeError(f"returned {shown}. A prompt is a str, or a list of Message and str that is not empty.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,16 @@
 
 from pipeline_engine.values.context import RUNNING_STEP, StepContext, current_step
 from pipeline_engine.values.messages import File, Image, Message, Part, Prompt, Text
-from pipeline_engine.values.models import Completion, CompletionModel, Request, Usage
+from pipeline_engine.values.models import (
+    Completion,
+    CompletionModel,
+    EmbeddingModel,
+    Embeddings,
+    Finish,
+    Request,
+    StreamingModel,
+    TakePiece,
+)
 from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Outcome, Skipped, Stopped
 from pipeline_engine.values.problems import Problem
 from pipeline_engine.values.records import (
@@ -24,6 +33,8 @@ from pipeline_engine.values.records import (
     WaitEnded,
     WaitStarted,
 )
+from pipeline_engine.values.streaming import Delta, Restarted
+from pipeline_engine.values.usage import Cost, RateLimitState, RateLimitWindow, Timings, Usage
 
 __all__ = [
     "RUNNING_STEP",
@@ -33,10 +44,15 @@ __all__ = [
     "Completed",
     "Completion",
     "CompletionModel",
+    "Cost",
+    "Delta",
     "Dropped",
+    "EmbeddingModel",
+    "Embeddings",
     "Failed",
     "Fault",
     "File",
+    "Finish",
     "Image",
     "Message",
     "Outcome",
@@ -45,9 +61,12 @@ __all__ = [
     "Part",
     "Problem",
     "Prompt",
+    "RateLimitState",
+    "RateLimitWindow",
     "Record",
     "RepairAsked",
     "Request",
+    "Restarted",
     "RunFinished",
     "RunStarted",
     "Sink",
@@ -58,7 +77,10 @@ __all__ = [
     "StepMapped",
     "StepReady",
     "Stopped",
+    "StreamingModel",
+    "TakePiece",
     "Text",
+    "Timings",
     "Usage",
     "WaitEnded",
     "WaitStarted",

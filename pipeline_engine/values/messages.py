@@ -23,6 +23,8 @@ class Text:
 
     text: str
     """The text, as the model gets it."""
+    is_shared: bool = False
+    """Whether other calls begin with the same messages up to here: worth a place in the provider's prompt cache."""
 
 
 def _read(path: str | Path, expected: str | None) -> tuple[bytes, str]:

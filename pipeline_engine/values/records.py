@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline_engine.values.messages import Message
-    from pipeline_engine.values.models import Completion, Usage
+    from pipeline_engine.values.models import Completion
     from pipeline_engine.values.outcomes import Outcome
+    from pipeline_engine.values.usage import Cost, Usage
 
 __all__ = [
     "AttemptFinished",
@@ -52,7 +53,7 @@ class OutlineStep(NamedTuple):
     """Describe a step as far as drawing needs it."""
 
     name: str
-    kind: Literal["llm", "function"]
+    kind: Literal["llm", "embed", "function"]
     needs: tuple[str, ...]
     """Names of the steps and inputs it depends on, those of `when=` and `each=` included."""
     layer: int
@@ -133,8 +134,9 @@ class WaitStarted(NamedTuple):
     at: float
     step: str
     item: int | None
-    cause: Literal["backoff", "fallback"]
-    """Its own delay before the next attempt, or another step that it falls back to."""
+    cause: Literal["backoff", "fallback", "shared", "warm"]
+    """Its own delay before the next attempt; another step that it falls back to; an equal call whose reply it
+    takes; or a call that begins with the same document and puts it into the provider's prompt cache."""
 
 
 class WaitEnded(NamedTuple):
@@ -156,6 +158,8 @@ class AttemptStarted(NamedTuple):
     model: str | None
     """The model that is called; None for a function step."""
     is_repair: bool = False
+    is_shared: bool = False
+    """Whether it took the reply of an equal call: then there was no slot and no request."""
 
 
 class AttemptFinished(NamedTuple):
@@ -169,6 +173,14 @@ class AttemptFinished(NamedTuple):
     """None if it succeeded."""
     usage: Usage | None = None
     call: Call | None = None
+    cost: Cost | None = None
+    """What the call cost; None for a function step, and where nothing was answered."""
+    first_token_at: float | None = None
+    """When the first piece of a streamed reply came."""
+    blocked: float = 0.0
+    """Seconds in which nothing was read, because whoever follows the stream was slow."""
+    replays: int = 0
+    """How often the request was sent once more, because a kept connection had died before it answered."""
 
 
 class RepairAsked(NamedTuple):

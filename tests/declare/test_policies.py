@@ -8,20 +8,20 @@ from pipeline_engine.declare import INHERIT, Drop, Pipeline, Policy, Retry, Time
 from pipeline_engine.plan import compile_pipeline
 
 ONCE = Retry(attempts=1, repair=0, max_throttled=0)
-UNBOUND = Timeout(connect=None, attempt=None, step=None)
+UNBOUND = Timeout(connect=None, first_token=None, idle=None, attempt=None, step=None)
 
 
 def test_an_llm_step_without_any_policy_is_tried_four_times():
     """What a newcomer gets without having read a word about policies."""
-    retry, timeout = effective_policy("llm", [Policy(), Policy()])
+    retry, timeout, *_ = effective_policy("llm", [Policy(), Policy()])
 
     assert retry == Retry(attempts=4, base_delay=1.0, max_delay=60.0, jitter="full", repair=2, max_throttled=20)
-    assert timeout == Timeout(connect=10, attempt=300, step=None)
+    assert timeout == Timeout(connect=10, first_token=None, idle=None, attempt=300, step=None)
 
 
 def test_a_function_step_without_any_policy_is_tried_once_and_unbounded():
     """Nobody but its author knows whether a function may run twice, or how long it takes."""
-    retry, timeout = effective_policy("function", [Policy(), Policy()])
+    retry, timeout, *_ = effective_policy("function", [Policy(), Policy()])
 
     assert retry.attempts == 1
     assert timeout == UNBOUND
@@ -29,17 +29,17 @@ def test_a_function_step_without_any_policy_is_tried_once_and_unbounded():
 
 def test_a_field_that_is_not_given_is_inherited():
     """A step that says something about time keeps what the pipeline says about retries."""
-    retry, timeout = effective_policy("llm", [Policy(retry=Retry(attempts=7), timeout=20), Policy(timeout=5)])
+    retry, timeout, *_ = effective_policy("llm", [Policy(retry=Retry(attempts=7), timeout=20), Policy(timeout=5)])
 
     assert retry == Retry(attempts=7)
-    assert timeout == Timeout(connect=10, attempt=5, step=None)
+    assert timeout == Timeout(connect=10, first_token=None, idle=None, attempt=5, step=None)
 
 
 def test_a_retry_replaces_the_inherited_one_whole():
     """Half of one retry and half of another would be a policy that nobody wrote."""
     outer = Policy(retry=Retry(attempts=7, base_delay=9, jitter="none"))
 
-    retry, _ = effective_policy("llm", [outer, Policy(retry=Retry(attempts=2))])
+    retry, _, *_ = effective_policy("llm", [outer, Policy(retry=Retry(attempts=2))])
 
     assert retry == Retry(attempts=2)
 
@@ -48,7 +48,7 @@ def test_timeouts_merge_field_by_field():
     """Tightening one bound must not lift another."""
     layers = [Policy(timeout=Timeout(attempt=60, step=300)), Policy(timeout=Timeout(step=100, connect=None))]
 
-    assert effective_policy("llm", layers)[1] == Timeout(connect=None, attempt=60, step=100)
+    assert effective_policy("llm", layers)[1] == Timeout(connect=None, first_token=None, idle=None, attempt=60, step=100)
 
 
 @pytest.mark.parametrize("kind", ["llm", "function"])
@@ -56,24 +56,24 @@ def test_none_switches_off_what_was_inherited(kind):
     """There must be a way to say: this one not at all."""
     outer = Policy(retry=Retry(attempts=7), timeout=Timeout(attempt=60, step=300))
 
-    assert effective_policy(kind, [outer, Policy(retry=None, timeout=None)]) == (ONCE, UNBOUND)
+    assert effective_policy(kind, [outer, Policy(retry=None, timeout=None)]) [:2] == (ONCE, UNBOUND)
 
 
 def test_a_timeout_after_none_starts_from_nothing():
     """What was switched off outside does not come back by a side door."""
     layers = [Policy(timeout=None), Policy(timeout=5)]
 
-    assert effective_policy("llm", layers)[1] == Timeout(connect=None, attempt=5, step=None)
+    assert effective_policy("llm", layers)[1] == Timeout(connect=None, first_token=None, idle=None, attempt=5, step=None)
 
 
 def test_a_pipelines_retry_does_not_reach_function_steps():
     """A function that sends a mail would send it four times."""
     outer = Policy(retry=Retry(attempts=7), timeout=20)
 
-    retry, timeout = effective_policy("function", [outer, Policy()])
+    retry, timeout, *_ = effective_policy("function", [outer, Policy()])
 
     assert retry.attempts == 1
-    assert timeout == Timeout(connect=None, attempt=20, step=None)
+    assert timeout == Timeout(connect=None, first_token=None, idle=None, attempt=20, step=None)
 
 
 def test_a_function_steps_own_retry_counts():
@@ -93,7 +93,7 @@ def test_an_included_pipelines_policy_stands_between_the_outer_one_and_the_step(
 
     step = compile_pipeline(outer).steps[0]
 
-    assert (step.retry, step.timeout) == (ONCE, Timeout(connect=1, attempt=3, step=2))
+    assert (step.retry, step.timeout) == (ONCE, Timeout(connect=1, first_token=None, idle=None, attempt=3, step=2))
 
 
 def test_a_steps_keywords_win_over_its_policy():
@@ -216,4 +216,4 @@ def test_policies_are_values():
 def test_a_repr_shows_what_was_given():
     """In a message or a debugger, markers for "not given" are noise."""
     assert repr(Timeout(attempt=60, step=None)) == "Timeout(attempt=60, step=None)"
-    assert repr(Policy(timeout=None)) == "Policy(retry=INHERIT, timeout=None)"
+    assert repr(Policy(timeout=None)) == "Policy(timeout=None)"

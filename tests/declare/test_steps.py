@@ -103,8 +103,8 @@ def test_a_prompt_may_be_a_conversation():
         (None, "nothing (is a `return` missing?)"),
         (3, "a int"),
         ([], "a list"),
-        (["text"], "a list"),
-        ([Message("user", "a"), "b"], "a list"),
+        (["text", 3], "a list"),
+        ([Message("user", "a"), Text("b")], "a list"),
         ({"role": "user"}, "a dict"),
         (b"bytes", "a bytes"),
         (Text("a"), "a Text"),
@@ -116,7 +116,12 @@ def test_a_prompt_of_another_kind_is_refused(prompt, shown):
     with pytest.raises(TypeError) as caught:
         as_messages(prompt, None)
 
-    assert str(caught.value) == f"returned {shown}. A prompt is a str, or a list of Message that is not empty."
+    assert str(caught.value) == f"returned {shown}. A prompt is a str, or a list of Message and str that is not empty."
+
+
+def test_a_text_in_a_list_is_what_the_user_says():
+    """A document between boundaries and one line of instruction is the shape of most prompts."""
+    assert as_messages([Message("user", "a"), "b"], None) == (Message("user", "a"), Message("user", "b"))
 
 
 def test_use_names_a_step_or_an_input():
