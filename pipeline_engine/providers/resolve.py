@@ -1,29 +1,31 @@
-"""From `"provider:model"` to a model that answers: who the providers are, and where their keys are found."""
+"""From `"provider:model"` to a model that answers: what is wrong with it is said before anything is sent."""
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
-import socket
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, get_args
 
+from pipeline_engine.providers.addresses import RefusedError, checked_address, host_of
+from pipeline_engine.providers.keys import checked_headers, found_key
+from pipeline_engine.providers.profiles import PROFILES, Profile, adapter_at
 from pipeline_engine.providers.secrets import Secret
 from pipeline_engine.text import one_line, sentence_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import httpx2
 
+    from pipeline_engine.providers.adapters.adapter import ChatAdapter, EmbeddingAdapter, StructuredOutput
     from pipeline_engine.values import CompletionModel
 
 __all__ = ["UnusableModelError", "open_model", "providers"]
 
-_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "fd00:ec2::254"})
+_VERSION = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 class UnusableModelError(ValueError):
@@ -45,20 +47,24 @@ class _Wanted:
     """Everything that `open_model` was asked for."""
 
     spec: str
+    provider: str
     model: str
     """What stands after the colon."""
     base_url: str | None
     api_key: str | Secret | None
     connect_timeout: float | None
-    parameters: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    """The fields of `Settings` that were given."""
+    extra_headers: Mapping[str, str]
     environ: Mapping[str, str]
-    transport: httpx2.AsyncBaseTransport | None
+    transport: httpx2.AsyncBaseTransport | Callable[[], httpx2.AsyncBaseTransport] | None
 
     def __repr__(self) -> str:  # it holds the environment
         return f"<_Wanted {self.spec!r}>"
 
-    def refuse(self, reason: str) -> UnusableModelError:
-        return UnusableModelError(self.spec, reason)
+    def variable(self, names: Sequence[str]) -> str:
+        """Return what the first of these variables holds that holds anything."""
+        return next((value for name in names if (value := self.environ.get(name, "").strip())), "")
 
 
 def open_model(
@@ -67,9 +73,14 @@ def open_model(
     base_url: str | None = None,
     api_key: str | Secret | None = None,
     connect_timeout: float | None = None,
-    parameters: Mapping[str, Any] = MappingProxyType({}),
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    structured_output: StructuredOutput | None = None,
+    extra_body: Mapping[str, Any] = MappingProxyType({}),
+    extra_headers: Mapping[str, str] = MappingProxyType({}),
     environ: Mapping[str, str] | None = None,
-    transport: httpx2.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | Callable[[], httpx2.AsyncBaseTransport] | None = None,
 ) -> CompletionModel:
     """Return the model that `spec` names. Nothing is sent and nothing is connected yet.
 
@@ -78,9 +89,15 @@ def open_model(
         base_url: The address of a compatible server, as that provider's own SDK takes it.
         api_key: The key, if it is not in the environment; an empty one means that none is sent.
         connect_timeout: Seconds to reach the provider, where a step does not say.
-        parameters: Such as `temperature` and `max_tokens`; those that are None are left out.
+        temperature: How varied the replies are; the provider's default if not given.
+        max_tokens: The longest reply in tokens; the provider's default if not given.
+        seed: For providers that can repeat themselves.
+        structured_output: How the model is made to answer in JSON; by its schema mode if not given.
+        extra_body: Further fields of each request, under their names on the wire.
+        extra_headers: Further headers of each request.
         environ: Where keys and addresses are looked up; the process's environment if not given.
-        transport: Connections to share; the model opens its own if not given.
+        transport: Connections to share, or what opens them when a model wants some; the model opens its own
+            if not given.
 
     Raises:
         UnusableModelError: If no such model can be opened.
@@ -90,22 +107,34 @@ def open_model(
     if not colon or not provider or not model.strip():
         reason = f'is not written as "provider:model", such as "openai:gpt-4o-mini". The providers are {known}.'
         raise UnusableModelError(spec, reason)
-    opener = _PROVIDERS.get(provider)
-    if opener is None:
-        near = difflib.get_close_matches(provider.lower(), _PROVIDERS, n=1)
+    if provider not in providers():
+        near = difflib.get_close_matches(provider.lower(), providers(), n=1)
         meant = f" Did you mean {one_line(f'{near[0]}:{model}')!r}?" if near else ""
         raise UnusableModelError(spec, f"names a provider that is not known.{meant} The providers are {known}.")
+    settings = {
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "structured_output": structured_output or "schema",
+        "extra_body": dict(extra_body),
+    }
     wanted = _Wanted(
         spec,
+        provider,
         model,
         base_url,
         api_key,
         connect_timeout,
-        parameters,
+        settings,
+        extra_headers,
         os.environ if environ is None else environ,
         transport,
     )
-    return opener(wanted)
+    open_it = _WITHOUT_HTTP.get(provider, _open_http)
+    try:
+        return open_it(wanted)
+    except RefusedError as error:
+        raise UnusableModelError(spec, str(error)) from error.__cause__
 
 
 def providers() -> tuple[str, ...]:
@@ -113,48 +142,74 @@ def providers() -> tuple[str, ...]:
 
     Example:
         >>> providers()
-        ('offline', 'openai', 'scripted')
+        ('anthropic', 'azure', 'gemini', 'offline', 'ollama', 'openai', 'openai-responses', 'scripted')
     """
-    return tuple(sorted(_PROVIDERS))
+    return tuple(sorted((*PROFILES, *_WITHOUT_HTTP)))
+
+
+def _open_http(wanted: _Wanted) -> CompletionModel:
+    from pipeline_engine.providers.adapters.adapter import Endpoint, Settings, StructuredOutput
+    from pipeline_engine.providers.client import HttpModel
+
+    profile = PROFILES[wanted.provider]
+    settings = Settings(wanted.model, **wanted.settings)
+    modes = [*get_args(StructuredOutput)]
+    if settings.structured_output not in modes:
+        raise RefusedError(
+            f"cannot take {settings.structured_output!r} as structured_output=. It is one of {sentence_list(modes)}."
+        )
+    given = wanted.base_url or wanted.variable(profile.address_names) or profile.own_address
+    if given is None:
+        name = profile.address_names[0]
+        raise RefusedError(f"needs an address. Set {name}, such as https://NAME.openai.azure.com, or pass base_url=.")
+    address = profile.full_address(given)
+    chat, embedding = _adapters(wanted, profile, address)
+    path = chat.path(settings, False)  # noqa: FBT003 - an adapter's port
+    base_url = checked_address(address, path, profile.surplus)
+    is_own = profile.is_own(host_of(base_url))
+    if is_own and profile.own_chat is not None:
+        chat = adapter_at(profile.own_chat)
+    key_name, secret = found_key(wanted.api_key, profile.key_names, wanted.environ, base_url)
+    if secret is None and is_own:
+        raise RefusedError(
+            f"needs a key. Set {key_name}, or name a server that needs none with base_url= "
+            f"or {profile.address_names[0]}."
+        )
+    if taken := sorted(chat.reserved & settings.extra_body.keys()):
+        raise RefusedError(f"cannot take {sentence_list(taken)} in extra_body=. The engine writes them itself.")
+    return HttpModel(
+        Endpoint(wanted.spec, base_url, key_name, secret),
+        chat,
+        settings,
+        embedding=embedding,
+        extra_headers=checked_headers(wanted.extra_headers, chat.headers(Secret("any"))),
+        connect_timeout=wanted.connect_timeout,
+        transport=wanted.transport() if callable(wanted.transport) else wanted.transport,
+    )
+
+
+def _adapters(wanted: _Wanted, profile: Profile, address: str) -> tuple[ChatAdapter, EmbeddingAdapter | None]:
+    chat = adapter_at(profile.chat)
+    embedding = None if profile.embedding is None else adapter_at(profile.embedding)
+    if not profile.version_names:
+        return chat, embedding
+    version = None
+    if not address.rstrip("/").endswith("/openai/v1"):
+        version = wanted.variable(profile.version_names)
+        if not _VERSION.fullmatch(version):
+            raise RefusedError(
+                f"needs the version of its interface. Set {profile.version_names[0]}, such as 2024-10-21, or give "
+                "a base URL that ends in /openai/v1, which has none."
+            )
+    return chat(version), None if embedding is None else embedding(version)
 
 
 def _open_offline(wanted: _Wanted) -> CompletionModel:
     if wanted.model != "extractive":
-        raise wanted.refuse("is not one of the offline models. Use 'offline:extractive'.")
+        raise RefusedError("is not one of the offline models. Use 'offline:extractive'.")
     from pipeline_engine.providers.offline import ExtractiveModel
 
     return ExtractiveModel()
-
-
-def _open_openai(wanted: _Wanted) -> CompletionModel:
-    from pipeline_engine.providers import openai_chat
-    from pipeline_engine.providers.adapter import Endpoint
-    from pipeline_engine.providers.http import HttpModel
-
-    own_address = "https://api.openai.com/v1"
-    given = wanted.base_url or wanted.environ.get("OPENAI_BASE_URL")
-    base_url = _checked_address(wanted, given or own_address, openai_chat.ADAPTER.path)
-    is_openai = urlsplit(base_url).hostname == urlsplit(own_address).hostname
-    key_name, secret = _key(wanted, "OPENAI_API_KEY", base_url)
-    if secret is None and is_openai:
-        raise wanted.refuse(
-            "needs a key. Set OPENAI_API_KEY, or name a server that needs none with base_url= or OPENAI_BASE_URL."
-        )
-    taken = sorted(openai_chat.RESERVED & wanted.parameters.keys())
-    if taken:
-        raise wanted.refuse(f"cannot take {sentence_list(taken)} as parameters. The engine writes them itself.")
-    parameters = dict(wanted.parameters)
-    if is_openai and "max_tokens" in parameters:
-        # OpenAI's newer models reject the old name, and most compatible servers know only that one.
-        parameters["max_completion_tokens"] = parameters.pop("max_tokens")
-    return HttpModel(
-        Endpoint(wanted.spec, base_url, key_name, secret),
-        openai_chat.ADAPTER,
-        wanted.model,
-        parameters=parameters,
-        connect_timeout=wanted.connect_timeout,
-        transport=wanted.transport,
-    )
 
 
 def _open_scripted(wanted: _Wanted) -> CompletionModel:
@@ -163,81 +218,12 @@ def _open_scripted(wanted: _Wanted) -> CompletionModel:
     try:
         return ScriptedModel.from_file(wanted.model, wanted.spec)
     except OSError as error:
-        raise wanted.refuse(f"reads its script from {one_line(wanted.model)!r}: {error.strerror}.") from error
+        raise RefusedError(f"reads its script from {one_line(wanted.model)!r}: {error.strerror}.") from error
     except ValueError as error:
-        raise wanted.refuse(f"cannot be opened: {error}") from error
+        raise RefusedError(f"cannot be opened: {error}") from error
 
 
-_PROVIDERS: dict[str, Callable[[_Wanted], CompletionModel]] = {
+_WITHOUT_HTTP: dict[str, Callable[[_Wanted], CompletionModel]] = {
     "offline": _open_offline,
-    "openai": _open_openai,
     "scripted": _open_scripted,
 }
-
-
-def _key(wanted: _Wanted, variable: str, base_url: str) -> tuple[str, Secret | None]:
-    """Return where the key comes from, for messages, and the key."""
-    if isinstance(wanted.api_key, Secret):
-        return "api_key=", wanted.api_key
-    is_given = wanted.api_key is not None
-    source = "api_key=" if is_given else variable
-    key = (wanted.api_key if wanted.api_key is not None else wanted.environ.get(variable, "")).strip()
-    if not key:
-        return variable, None
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise wanted.refuse(
-            f"has a key in {source} with characters that no key has, such as a line break. Copy it again."
-        )
-    parts = urlsplit(base_url)
-    if parts.scheme == "http" and not is_given and not _is_loopback(parts.hostname or ""):
-        raise wanted.refuse(
-            f"would send {variable} in clear text to {base_url}. Use https, or pass api_key= to say "
-            'which key that server gets (api_key="" for none).'
-        )
-    return source, Secret(key)
-
-
-def _checked_address(wanted: _Wanted, address: str, path: str) -> str:
-    """Return a base URL without its last slash, if a key may be sent there."""
-    shown = one_line(address, 200)
-    try:
-        parts = urlsplit(address)
-        host, _port = parts.hostname or "", parts.port
-    except ValueError:
-        raise wanted.refuse(f"has the base URL {shown!r}, which is not an address.") from None
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        # Not shown: what stands there may be a password.
-        raise wanted.refuse(
-            "has a base URL with a user, a query or a fragment. Give scheme, host and path; the key goes into api_key=."
-        )
-    is_plain = address.isascii() and address.isprintable() and " " not in address
-    if parts.scheme not in {"http", "https"} or not host or not is_plain:
-        raise wanted.refuse(f"has the base URL {shown!r}. Give one that begins with https:// and names a host.")
-    if _is_forbidden(host):
-        raise wanted.refuse(f"has the base URL {shown!r}, which serves this machine's own credentials.")
-    base_url = address.rstrip("/")
-    if base_url.endswith(path):
-        raise wanted.refuse(f"has the base URL {shown!r}. Leave out {path!r}: it is added to the base URL.")
-    return base_url
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        try:  # resolvers also take "127.1" and "2852039166"
-            return ipaddress.IPv4Address(socket.inet_aton(host))
-        except OSError:
-            return None
-    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback)
-
-
-def _is_forbidden(host: str) -> bool:
-    """Whether a server there would hand out or take credentials of the machine itself."""
-    address = _address(host)
-    return host.rstrip(".") in _METADATA_HOSTS or (address is not None and address.is_link_local)

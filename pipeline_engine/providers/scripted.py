@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 from pydantic_core import to_json
 
+from pipeline_engine.declare import Price
 from pipeline_engine.errors import RejectedError
-from pipeline_engine.values import Completion, Usage, current_step
+from pipeline_engine.values import Completion, Embeddings, Timings, Usage, current_step
 
 if TYPE_CHECKING:
-    from pipeline_engine.values import Request, StepContext
-    from pipeline_engine.values.models import Finish
+    from pipeline_engine.values import Finish, Request, StepContext, TakePiece
 
 __all__ = ["InTurn", "Reply", "ScriptedModel", "in_turn"]
 
@@ -30,14 +32,18 @@ class Reply:
         0.5
     """
 
-    answer: Any
+    answer: Any = None
     """The output: text, anything that has a JSON form, or an exception to raise."""
     latency: float | None = None
-    """Seconds until the reply; the model's own latency if not given."""
+    """Seconds until the reply; if not given those of its pieces together, or else the model's own latency."""
     finish: Finish = "stop"
     """Why the reply ends."""
     usage: Usage = field(default_factory=Usage)
     """The tokens that the reply reports."""
+    pieces: Sequence[tuple[float, str]] | None = None
+    """How it comes when it is streamed: for each piece the seconds before it and its text; an empty text is
+    thinking. The answer is the pieces put together, if it is None. An exception as the answer breaks off after
+    the last piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class ScriptedModel:
         latency: Seconds that each reply takes: one number, one for each step, or a function of the
             running step's context. They pass on trio's clock, so the virtual clock can jump.
         name: The model as `"provider:model"`.
+        price: What its tokens cost; nothing if not given.
+        max_texts: How many texts one call for vectors may hold.
 
     Example:
         >>> from pipeline_engine import Pipeline, run_pipeline
@@ -90,13 +98,23 @@ class ScriptedModel:
     """
 
     def __init__(
-        self, script: Mapping[str, Answer] | None = None, *, latency: Latency = 0.0, name: str = "scripted:model"
+        self,
+        script: Mapping[str, Answer] | None = None,
+        *,
+        latency: Latency = 0.0,
+        name: str = "scripted:model",
+        price: Price | None = None,
+        max_texts: int = 100,
     ) -> None:
         self.name = name
+        self.price = Price(0, 0) if price is None else price
+        self.max_texts = max_texts
         self.script = dict(script or {})
         self.latency = latency
         self.requests: list[Request] = []
         """Every request, in the order of arrival."""
+        self.texts: list[list[str]] = []
+        """Every batch of texts that vectors were asked for, in the order of arrival."""
         self._turns: dict[tuple[str, str, int | None, str], int] = {}
 
     @classmethod
@@ -122,38 +140,103 @@ class ScriptedModel:
         self.requests.append(request)
         context = current_step()
         reply = self._reply(request, context)
-        latency = reply.latency if reply.latency is not None else self._latency(context)
-        if latency > 0:
-            await trio.sleep(latency)
+        await _pass(self._seconds(reply, context))
+        return self._completion(reply, request)
+
+    async def stream(self, request: Request, take: TakePiece) -> Completion:
+        """Hand on the scripted reply piece by piece: word by word over its latency, if the script says no more.
+
+        Raises:
+            RejectedError: If the script has no answer for the step.
+            Exception: The one that the script says.
+        """
+        self.requests.append(request)
+        started = trio.current_time()
+        context = current_step()
+        reply = self._reply(request, context)
+        if reply.pieces is not None:
+            pieces = list(reply.pieces)
+        elif isinstance(reply.answer, BaseException):
+            pieces = []
+            await _pass(self._seconds(reply, context))
         else:
-            await trio.lowlevel.checkpoint()
+            text = self._text(reply, request)
+            words = re.findall(r"\s*\S+\s*$|\s*\S+", text) or [text]
+            pause = self._seconds(reply, context) / len(words)
+            pieces = [(pause, word) for word in words]
+        first_token = None
+        for pause, piece in pieces:
+            await _pass(pause)
+            first_token = trio.current_time() - started if first_token is None else first_token
+            await take(piece)
+        completion = self._completion(reply, request)
+        return replace(completion, timings=Timings(None, first_token, trio.current_time() - started))
+
+    async def embed(self, texts: Sequence[str], *, connect_timeout: float | None = None) -> Embeddings:
+        """Return the scripted vectors, or three numbers made from each text's hash if the script has none.
+
+        A scripted answer is a list of vectors, an exception, or a function of the texts that returns one of these.
+
+        Raises:
+            Exception: The one that the script says.
+        """
+        self.texts.append(list(texts))
+        context = current_step()
+        answer = self._answer(context, lambda: [_hashed(text) for text in texts])
+        answer = self._in_turn(answer, context, list(texts))
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        await _pass(self._seconds(reply, context))
         if isinstance(reply.answer, BaseException):
             raise reply.answer
-        text = reply.answer if isinstance(reply.answer, str) and request.schema is None else _as_json(reply.answer)
-        return Completion(text, reply.finish, reply.usage, self.name)
+        return Embeddings(tuple(list(vector) for vector in reply.answer), reply.usage, self.name)
+
+    def _completion(self, reply: Reply, request: Request) -> Completion:
+        if isinstance(reply.answer, BaseException):
+            raise reply.answer
+        return Completion(self._text(reply, request), reply.finish, reply.usage, self.name)
+
+    @staticmethod
+    def _text(reply: Reply, request: Request) -> str:
+        answer = reply.answer
+        if answer is None and reply.pieces is not None:
+            return "".join(piece for _pause, piece in reply.pieces)
+        return answer if isinstance(answer, str) and request.schema is None else _as_json(answer)
+
+    def _seconds(self, reply: Reply, context: StepContext) -> float:
+        if reply.latency is None and reply.pieces is not None:
+            return sum(pause for pause, _piece in reply.pieces)
+        return reply.latency if reply.latency is not None else self._latency(context)
 
     def _reply(self, request: Request, context: StepContext) -> Reply:
+        answer = self._in_turn(self._answer(context, None), context, request)
+        return answer if isinstance(answer, Reply) else Reply(answer)
+
+    def _answer(self, context: StepContext, otherwise: Callable[[], Any] | None) -> Any:
         if context.step in self.script:
-            answer = self.script[context.step]
-        elif "*" in self.script:
-            answer = self.script["*"]
-        else:
-            known = ", ".join(sorted(self.script)) or "nothing"
-            raise RejectedError(
-                f"has no scripted answer for step {context.step!r}. It knows: {known}.",
-                model=self.name,
-                kind="unscripted",
-            )
+            return self.script[context.step]
+        if "*" in self.script:
+            return self.script["*"]
+        if otherwise is not None:
+            return otherwise()
+        known = ", ".join(sorted(self.script)) or "nothing"
+        raise RejectedError(
+            f"has no scripted answer for step {context.step!r}. It knows: {known}.",
+            model=self.name,
+            kind="unscripted",
+        )
+
+    def _in_turn(self, answer: Any, context: StepContext, asked: Any) -> Any:
+        """Return what an answer comes to: of answers in turn the next one, of a function what it returns."""
         if callable(answer) and not isinstance(answer, type):
-            answer = answer(request)
+            answer = answer(asked)
         if isinstance(answer, InTurn):
             key = (context.run_id, context.document, context.item, context.step)
             turn = self._turns.get(key, 0)
             self._turns[key] = turn + 1
             answer = answer.answers[min(turn, len(answer.answers) - 1)]
             if callable(answer) and not isinstance(answer, type):
-                answer = answer(request)
-        return answer if isinstance(answer, Reply) else Reply(answer)
+                answer = answer(asked)
+        return answer
 
     def _latency(self, context: StepContext) -> float:
         if callable(self.latency):
@@ -161,6 +244,18 @@ class ScriptedModel:
         if isinstance(self.latency, Mapping):
             return self.latency.get(context.step, self.latency.get("*", 0.0))
         return self.latency
+
+
+async def _pass(seconds: float) -> None:
+    if seconds > 0:
+        await trio.sleep(seconds)
+    else:
+        await trio.lowlevel.checkpoint()
+
+
+def _hashed(text: str) -> list[float]:
+    digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return [byte / 255 for byte in digest[:3]]
 
 
 def _as_json(answer: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
+from pipeline_engine.declare import Price
 from pipeline_engine.errors import RejectedError
 from pipeline_engine.providers.offline.analysis import analyse
 from pipeline_engine.providers.offline.filling import UnfillableError, fill
@@ -36,6 +37,9 @@ class ExtractiveModel:
     """
 
     name = "offline:extractive"
+    price = Price(0, 0)
+    reads_sources = True
+    """Whether a reply depends on more than the messages: equal ones with other sources are no equal calls."""
 
     async def complete(self, request: Request) -> Completion:
         """Return an answer after some milliseconds of work in a thread; a cancelled caller leaves it behind.

@@ -13,9 +13,12 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 import trio
+import trio.testing
 
-from pipeline_engine.errors import ProviderError, RejectedError, UnavailableError
-from pipeline_engine.providers import http, open_model
+from pipeline_engine.errors import ProviderError, RejectedError, StreamTruncatedError, UnavailableError
+from pipeline_engine.providers import Secret, client
+from pipeline_engine.providers.adapters.adapter import Endpoint, Settings
+from pipeline_engine.providers.adapters.openai_chat import ADAPTER
 from pipeline_engine.values import Message, Request
 
 KEY = "sk-canary-5f1d"
@@ -25,9 +28,11 @@ REPLY = b'{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}'
 ADDRESS = "http://127.0.0.1:9/v1"
 
 
-def opened(handler=None, *, base_url=ADDRESS, **options):
-    transport = None if handler is None else httpx2.MockTransport(handler)
-    return open_model("openai:m", base_url=base_url, api_key=KEY, transport=transport, environ={}, **options)
+def opened(handler=None, *, base_url=ADDRESS, key=KEY, transport=None, **options):
+    if handler is not None:
+        transport = httpx2.MockTransport(handler)
+    endpoint = Endpoint("openai:m", base_url, secret=Secret(key) if key else None)
+    return client.HttpModel(endpoint, ADAPTER, Settings("m"), transport=transport, **options)
 
 
 def answering(body=REPLY, status=200, headers=None):
@@ -137,8 +142,7 @@ async def test_without_a_key_no_authorization_is_sent():
         seen.append(request)
         return httpx2.Response(200, content=REPLY)
 
-    transport = httpx2.MockTransport(handler)
-    await open_model("openai:m", base_url=ADDRESS, transport=transport, environ={}).complete(REQUEST)
+    await opened(handler, key=None).complete(REQUEST)
 
     assert "authorization" not in seen[0].headers
 
@@ -180,21 +184,21 @@ async def test_the_connect_timeout_of_the_step_goes_first(model_timeout, step_ti
         (
             httpx2.ReadError("x"),
             UnavailableError,
-            "connect",
+            "server",
             "maybe",
             (
-                f"was sent the request, but the connection to {ADDRESS} broke before its reply was complete. "
+                f"was sent the request, but the connection to {ADDRESS} broke before it answered. "
                 "The call may have been billed; try again."
             ),
         ),
         (
             httpx2.RemoteProtocolError("x"),
             UnavailableError,
-            "connect",
+            "bad_response",
             "maybe",
             (
-                f"was sent the request, but the connection to {ADDRESS} broke before its reply was complete. "
-                "The call may have been billed; try again."
+                "answered with something that is no HTTP (x). "
+                f"If it happens again, check that {ADDRESS} is the base URL of this provider's interface."
             ),
         ),
     ],
@@ -247,7 +251,7 @@ async def test_a_tls_connection_that_breaks_later_is_no_refusal():
     error.__cause__ = ssl.SSLError("bad record")
     found = await failure(raising(error))
 
-    assert (type(found), found.kind, found.billed) == (UnavailableError, "connect", "maybe")
+    assert (type(found), found.kind, found.billed) == (UnavailableError, "server", "maybe")
 
 
 async def test_a_reply_in_an_encoding_that_was_not_asked_for_is_read():
@@ -277,7 +281,7 @@ def answering_raw(body, headers=None):
 @pytest.mark.parametrize(
     ("body", "encoding"),
     [
-        (gzip.compress(bytes(http.MAX_REPLY_BYTES + 1)), "gzip"),
+        (gzip.compress(bytes(client.MAX_REPLY_BYTES + 1)), "gzip"),
         (gzip.compress(REPLY)[:-9], "gzip"),
         (REPLY, "gzip"),
         (REPLY, "br"),
@@ -292,14 +296,13 @@ async def test_a_decompression_bomb_is_a_bad_response(body, encoding):
     assert "with a body in an encoding that was not asked for. " in str(found)
 
 
-async def test_a_reply_is_read_up_to_a_limit_and_then_closed(monkeypatch):
+async def test_a_reply_is_read_up_to_a_limit_and_then_closed():
     """An endless reply must not fill the memory."""
-    monkeypatch.setattr(http, "MAX_REPLY_BYTES", 2**20)
-    stream = RawStream(*[b"x" * 2**19] * 1000)
+    stream = RawStream(*[b"x" * 2**20] * 1000)
     found = await failure(opened(lambda _: httpx2.Response(200, stream=stream)))
 
     assert found.kind == "bad_response"
-    assert "answered HTTP 200 with more than 1 MiB, which is more than is read. " in str(found)
+    assert "answered HTTP 200 with more than 32 MiB, which is more than is read. " in str(found)
     assert stream.is_closed
 
 
@@ -313,7 +316,7 @@ async def test_a_shared_transport_is_left_open():
             self.is_closed = True
 
     transport = Transport(lambda _: httpx2.Response(200, content=REPLY))
-    model = open_model("openai:m", base_url=ADDRESS, transport=transport, environ={})
+    model = opened(transport=transport)
     await model.complete(REQUEST)
     await model.aclose()
 
@@ -400,21 +403,25 @@ async def test_a_refused_connection_names_the_address():
 
 
 @pytest.mark.parametrize(
-    "reply",
+    ("reply", "expected", "kind"),
     [
-        answer()[:-5],
-        b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"cho',
-        b"HTTP/1.1 200 OK\r\ncontent-le",
-        b"",
-        b"garbage\r\n\r\n",
+        (answer()[:-5], StreamTruncatedError, "stream_truncated"),
+        (
+            b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"cho',
+            StreamTruncatedError,
+            "stream_truncated",
+        ),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", UnavailableError, "server"),
+        (b"", UnavailableError, "server"),
+        (b"garbage\r\n\r\n", UnavailableError, "bad_response"),
     ],
     ids=["body", "chunk", "head", "nothing", "no HTTP"],
 )
-async def test_a_reply_that_is_cut_may_have_been_billed(reply):
+async def test_a_reply_that_is_cut_may_have_been_billed(reply, expected, kind):
     """The server had the whole request, so the model may have worked."""
     found = await asked_over(Server(reply, is_closing=True))
 
-    assert (type(found), found.kind, found.billed) == (UnavailableError, "connect", "maybe")
+    assert (type(found), found.kind, found.billed) == (expected, kind, "maybe")
 
 
 async def test_a_page_instead_of_a_reply_is_quoted():
@@ -424,6 +431,93 @@ async def test_a_page_instead_of_a_reply_is_quoted():
 
     assert found.kind == "bad_response"
     assert "something that is not JSON (text/html) that begins “<html><title>Log in</title></html>”" in str(found)
+
+
+EVENTS = [
+    b'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\n',
+    b": ping\n\n",
+    b'data: {"choices":[{"delta":{"content":"lo"}}]}\n\n',
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+]
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def streaming(*events):
+    headers = {"content-type": "text/event-stream"}
+    return opened(lambda _: httpx2.Response(200, headers=headers, stream=RawStream(*events)))
+
+
+async def followed(model):
+    """Stream one reply, and return it with its pieces."""
+    pieces = []
+
+    async def take(piece):
+        pieces.append(piece)
+
+    return await model.stream(REQUEST, take), pieces
+
+
+async def test_a_stream_hands_on_each_piece_and_returns_the_whole(autojump_clock):
+    """Whoever follows sees what dependents will get, as it comes; a ping is no piece."""
+    completion, pieces = await followed(streaming(*EVENTS))
+
+    assert (completion.text, completion.finish, pieces) == ("Hello", "stop", ["Hel", "lo"])
+    assert (completion.timings.first_token, completion.timings.total) == (0.0, 0.0)
+
+
+async def test_a_server_that_cannot_stream_gives_one_piece():
+    """Some answer with the whole reply, whatever they were asked for."""
+    headers = {"content-type": "application/json"}
+    completion, pieces = await followed(opened(lambda _: httpx2.Response(200, headers=headers, content=REPLY)))
+
+    assert (completion.text, pieces) == ("Hello", ["Hello"])
+
+
+async def test_a_stream_without_its_end_is_truncated():
+    """Half of a reply is no answer."""
+    with pytest.raises(StreamTruncatedError) as caught:
+        await followed(streaming(*EVENTS[:3]))
+
+    assert (caught.value.kind, caught.value.billed, caught.value.status) == ("stream_truncated", "maybe", 200)
+
+
+async def test_what_the_follower_raises_ends_the_stream():
+    """It is cancelled with its step, and nobody reads on for nobody."""
+    stream = RawStream(*EVENTS)
+    headers = {"content-type": "text/event-stream"}
+    model = opened(lambda _: httpx2.Response(200, headers=headers, stream=stream))
+
+    async def take(piece):
+        raise LookupError(piece)
+
+    with pytest.raises(LookupError, match="Hel"):
+        await model.stream(REQUEST, take)
+    assert stream.is_closed
+
+
+async def test_streams_share_a_connection():
+    """One that is left at its marker, before its last chunk, would cost a handshake each time."""
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in EVENTS)
+    server = Server(STREAM_HEAD + chunks + b"0\r\n\r\n")
+    async with served(server):
+        model = opened(base_url=server.base_url)
+        for _ in range(3):
+            completion, pieces = await followed(model)
+            assert (completion.text, pieces) == ("Hello", ["Hel", "lo"])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await model.aclose()
+
+    assert (len(server.requests), server.connections) == (3, 1)
+
+
+async def test_a_model_without_embeddings_says_so():
+    """A role for vectors that is bound to a chat model must not fail with a riddle."""
+    with pytest.raises(RejectedError) as caught:
+        await opened().embed(["Hi"])
+
+    assert str(caught.value) == "model 'openai:m' has no embeddings. Bind the role to another one."
+    assert caught.value.kind == "invalid"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -499,7 +593,6 @@ def shown(error):
         answering(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), 401, {"x-request-id": KEY}),
         answering(f"<html>{KEY}</html>".encode(), 502),
         answering(KEY.encode()),
-        answering(json.dumps({"choices": [{"message": {"refusal": KEY}}]}).encode()),
         answering(b"", 307, {"location": f"https://elsewhere.example/?key={KEY}"}),
         raising(httpx2.ConnectError(f"Bearer {KEY}")),
         raising(httpx2.ReadError(f"Bearer {KEY}")),
@@ -515,6 +608,13 @@ async def test_no_error_shows_the_key(model, caplog):
     assert KEY not in shown(error)
     assert error.__cause__ is None
     assert KEY not in caplog.text
+
+
+async def test_no_refusal_shows_the_key():
+    """It is quoted in the error that a step makes of it, and kept in the record of the call."""
+    refusing = answering(json.dumps({"choices": [{"message": {"refusal": f"I will not say {KEY}"}}]}).encode())
+
+    assert (await refusing.complete(REQUEST)).refusal == "I will not say [secret]"
 
 
 def test_no_part_of_a_model_shows_the_key():

@@ -12,7 +12,7 @@ from pipeline_engine.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["excerpt", "header_id", "mapping_of", "media_type", "parse_json", "text_of"]
+__all__ = ["count_of", "excerpt", "header_id", "mapping_of", "media_type", "parse_json", "text_of"]
 
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
@@ -20,6 +20,8 @@ _ESCAPE = re.compile(
 )
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
+# No model has read or written more; a longer number is a fault of the server.
+_MAX_TOKENS = 10**12
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id")
 
 
@@ -57,6 +59,14 @@ def text_of(value: object) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def count_of(value: object) -> int | None:
+    """Return a count of tokens, or None where a server counts nonsense: unknown is not zero."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS
+    return value if is_count and isinstance(value, int) else None
 
 
 def header_id(headers: Mapping[str, str]) -> str | None:

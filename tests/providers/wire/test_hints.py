@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_engine.providers.hints import MAX_HINT, retry_hint
+from pipeline_engine.providers.wire.hints import MAX_HINT, retry_hint
 
 DATE = "Sat, 21 Nov 2026 10:00:00 GMT"
 RESETS = {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Optional
 import pytest
 from pydantic import BaseModel, Field
 
-from pipeline_engine.providers.strict_schema import strict_schema
+from pipeline_engine.providers.adapters.strict_schema import Subset, strict_schema
 
 
 class Inner(BaseModel):
@@ -163,3 +163,38 @@ def test_the_given_schema_is_left_as_it_was():
     strict_schema(schema)
 
     assert schema == Everything.model_json_schema()
+
+
+def few(key, value):
+    return key in {"type", "enum"}
+
+
+def test_a_subset_without_recursion_takes_no_definition_that_leads_back_to_itself():
+    """A provider that unrolls definitions refuses such a schema, whether it leads back at once or through others."""
+    to = {name: {"type": "object", "properties": {"x": {"$ref": f"#/$defs/{name}"}}} for name in "AB"}
+    schema = {"type": "object", "properties": {"x": {"$ref": "#/$defs/A"}}}
+    flat = Subset(takes=few, is_recursive=False)
+
+    assert strict_schema({**schema, "$defs": {"A": to["B"], "B": to["A"]}}, flat) is None
+    assert strict_schema({**schema, "$defs": {"A": to["A"]}}, flat) is None
+    assert strict_schema({**schema, "$defs": {"A": to["B"], "B": {"type": "string"}}}, flat) is not None
+
+
+def test_a_subset_bounds_how_many_values_may_be_of_several_types():
+    """Beyond its bound a provider refuses the whole request; choices and lists of types count alike."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "b": {"type": ["string", "null"]}},
+    }
+
+    assert strict_schema(schema, Subset(takes=few, is_recursive=True, max_unions=1)) is None
+    assert strict_schema(schema, Subset(takes=few, is_recursive=True, max_unions=2)) is not None
+
+
+def test_a_constant_that_a_subset_cannot_say_is_its_only_value():
+    """Choices between types are told apart by their constants."""
+    schema = {"type": "object", "properties": {"kind": {"const": "a", "type": "string"}}}
+
+    found = strict_schema(schema, Subset(takes=few, is_recursive=True))
+
+    assert found["properties"] == {"kind": {"type": "string", "enum": ["a"]}}

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline_engine.errors import RateLimitError, RejectedError, UnavailableError
 from pipeline_engine.providers import Secret
-from pipeline_engine.providers.adapter import Endpoint
-from pipeline_engine.providers.classification import error_in_reply, error_of_response
+from pipeline_engine.providers.adapters.adapter import Endpoint
+from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response
 
 KEY = "sk-canary-5f1d"
 ENDPOINT = Endpoint("openai:gpt-4o", "https://api.openai.com/v1", "OPENAI_API_KEY", Secret(KEY))

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from pipeline_engine.text import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["MAX_HINT", "retry_hint"]
+__all__ = ["MAX_HINT", "number", "odd_hint", "reset_after", "retry_hint"]
 
 MAX_HINT = 86_400.0
 """Seconds to which longer hints are cut: servers have sent `1e9`."""
@@ -57,15 +59,27 @@ def retry_hint(status: int, headers: Mapping[str, str], document: object, messag
     return min(max(hints), MAX_HINT) if hints else None
 
 
+def odd_hint(value: str) -> str | None:
+    """Return a `retry-after` that is no wait, or one of more than a day, as it may be shown; None if it makes sense.
+
+    Example:
+        >>> odd_hint("soon"), odd_hint("7")
+        ('soon', None)
+    """
+    seconds = number(value)
+    is_odd = _http_date(value) is None if seconds is None else seconds > MAX_HINT
+    return one_line(value, 60) if is_odd else None
+
+
 def _in_headers(headers: Mapping[str, str]) -> Iterator[float]:
-    milliseconds = _number(headers.get("retry-after-ms", ""))
+    milliseconds = number(headers.get("retry-after-ms", ""))
     if milliseconds:
         yield milliseconds / 1000
     date = headers.get("date")
     # litellm passes on what the provider behind it has sent under a name of its own.
     for name in ("retry-after", "llm_provider-retry-after"):
         value = headers.get(name, "")
-        seconds = _number(value) or _seconds_until(_http_date(value), date)
+        seconds = number(value) or _seconds_until(_http_date(value), date)
         if seconds:
             yield seconds
 
@@ -80,7 +94,7 @@ def _resets(headers: Mapping[str, str]) -> Iterator[float]:
         remaining = headers.get(name.replace("reset", "remaining"), "0").strip()
         if remaining != "0":  # "-1" is Azure's placeholder for "not told"
             continue
-        seconds = _number(value) or _go_duration(value) or _seconds_until(_instant(value), date)
+        seconds = reset_after(value, date)
         if seconds:
             yield seconds
 
@@ -110,10 +124,32 @@ def _in_message(message: str) -> Iterator[float]:
             yield seconds
 
 
-def _number(text: str) -> float | None:
-    """Read a number that is not negative; `float()` alone would take "nan", "inf" and "1_0", too."""
+def number(text: str) -> float | None:
+    """Read a number that is not negative; `float()` alone would take "nan", "inf" and "1_0", too.
+
+    Example:
+        >>> number(" 0.25 "), number("-1")
+        (0.25, None)
+    """
     text = text.strip()
     return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def reset_after(text: str, server_date: str | None) -> float | None:
+    """Return the seconds until a limit is full again, from any of the forms that a reset header has.
+
+    Args:
+        text: A number of seconds, a duration such as "6m0s", or an instant (RFC 3339).
+        server_date: The response's `date`, without which an instant says nothing.
+
+    Example:
+        >>> reset_after("6m0s", None), reset_after("0", None), reset_after("soon", None)
+        (360.0, 0.0, None)
+    """
+    seconds = number(text)
+    if seconds is None:
+        seconds = _go_duration(text)
+    return _seconds_until(_instant(text), server_date) if seconds is None else seconds
 
 
 def _go_duration(text: str) -> float | None:

@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pipeline_engine.errors import ProviderError, RateLimitError, RejectedError, UnavailableError
-from pipeline_engine.providers.hints import retry_hint
-from pipeline_engine.providers.replies import excerpt, header_id, mapping_of, media_type, parse_json, text_of
+from pipeline_engine.providers.wire.hints import retry_hint
+from pipeline_engine.providers.wire.replies import excerpt, header_id, mapping_of, media_type, parse_json, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline_engine.providers.adapter import Endpoint
+    from pipeline_engine.providers.adapters.adapter import Endpoint
 
 __all__ = ["error_in_reply", "error_of_response", "unreadable_reply"]
 
@@ -49,8 +49,10 @@ _STATUS_IN_WORDS = (
     (re.compile(r"authentication|unauthenticated|unauthorized"), 401),
     (re.compile(r"permission"), 403),
     (re.compile(r"not_found"), 404),
-    (re.compile(r"invalid_request|invalid_argument|invalid_prompt|badrequest"), 400),
+    (re.compile(r"invalid_|badrequest|_too_large|_too_small|unsupported_|_policy\b"), 400),
+    (re.compile(r"server_error|api_error|internal"), 500),
 )
+_STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
 
 
 class _Complaint(NamedTuple):
@@ -101,8 +103,11 @@ def error_in_reply(status: int, headers: Mapping[str, str], document: object, en
     meant = int(complaint.code) if re.fullmatch(r"[45]\d\d", complaint.code) else None
     if meant is None:
         found = (number for pattern, number in _STATUS_IN_WORDS if pattern.search(complaint.words))
-        meant = next(found, 500)
-    return _error(status, meant, headers, document, complaint, endpoint)
+        meant = next(found, None)
+    error = _error(status, meant or 500, headers, document, complaint, endpoint)
+    if meant is None and error.kind == "server" and media_type(headers) in _STREAMS:
+        error.kind = "stream_error"
+    return error
 
 
 def unreadable_reply(
@@ -119,7 +124,8 @@ def unreadable_reply(
     """
     quoted = excerpt(endpoint.redact(text), 200)
     begins = f" that begins “{quoted}”" if quoted else ""
-    kind = media_type(headers)
+    # Without the key before its letters are made small, or nobody would know it again.
+    kind = media_type({"content-type": endpoint.redact(headers.get("content-type", ""))})
     of_type = f" ({kind})" if kind and kind != "application/json" else ""
     return UnavailableError(
         f"answered HTTP {status} with {lack}{of_type}{begins}. "
@@ -228,6 +234,9 @@ def _verdict_by_status(status: int, hint: float | None, endpoint: Endpoint) -> _
     if status == 403:
         advice = f"Check what the key in {endpoint.key_name} may use."
         return _Verdict("auth", RejectedError, "denied access", advice)
+    if status == 407:
+        advice = "Check the user and the password in the proxy's address."
+        return _Verdict("invalid", RejectedError, "was not asked: a proxy on the way wants a key of its own", advice)
     if status == 404:
         advice = f"Check the model's name and the base URL {endpoint.base_url}."
         return _Verdict("not_found", RejectedError, "was not found", advice)

@@ -1,0 +1,1 @@
+"""One file for each interface that providers have: requests to bytes, bytes to completions. Pure."""
