@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from pipeline_engine.report.numbers import count_text
 from pipeline_engine.text import one_line
-from pipeline_engine.values import Completed, Dropped, Failed, Outcome, Skipped, Status, Stopped, Usage
+from pipeline_engine.values import Completed, Cost, Dropped, Failed, Outcome, Skipped, Status, Stopped, Usage
 
 if TYPE_CHECKING:
     from pipeline_engine.plan import Plan
@@ -47,6 +47,8 @@ class Summary:
     """How many documents ended how."""
     usage: Usage = field(default_factory=Usage)
     """The tokens spent, as far as they are known."""
+    cost: Cost = field(default_factory=Cost)
+    """What the calls cost, as far as prices are known."""
     rows: list[Row] = field(default_factory=list)
     """The first fifty that finished."""
     reasons: list[tuple[str, str]] = field(default_factory=list)
@@ -77,6 +79,7 @@ class Summary:
         if result.records:
             took = result.records[-1].at - result.records[0].at
             self.usage += result.usage
+            self.cost += result.cost
             self._keep_slowest(result, took)
         if result.status != "completed" and len(self.reasons) < MAX_REASONS:
             self.reasons.append((one_line(result.document), reason_of(result)))

@@ -12,6 +12,7 @@ from rich.text import Text
 from pipeline_engine.cli.summary import tokens_text
 from pipeline_engine.report.numbers import counted, seconds_text
 from pipeline_engine.text import display_width, fit, one_line
+from pipeline_engine.values import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,5 +171,5 @@ def closing_lines(summary: Summary, total: int, elapsed: float) -> list[str]:
     if total > summary.finished:
         counts.append(f"{total - summary.finished} not started")
     line = f"{counted(total, 'document')} in {seconds_text(elapsed)}: {', '.join(counts) or 'none finished'}"
-    tokens = tokens_text(summary.usage)
-    return [f"{line} · {tokens}" if tokens else line]
+    spent = [tokens_text(summary.usage), str(summary.cost) if summary.cost != Cost() else ""]
+    return [" · ".join([line, *filter(None, spent)])]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic_core import ValidationError
 
 from pipeline_engine.declare import (
+    INHERIT,
     NO_DEFAULT,
     Model,
     Pipeline,
@@ -20,6 +21,7 @@ from pipeline_engine.declare import (
     Role,
     Scope,
     Step,
+    Timeout,
     effective_policy,
 )
 from pipeline_engine.errors import PlanError
@@ -197,7 +199,9 @@ class _Compiler:
         if kind is NO_DEFAULT:
             kind = self.annotations(step, step.function, "its function").get("return", Any)
         try:
-            return (self.types.of_model if step.kind == "llm" else self.types.of_function)(kind)
+            if step.kind == "llm":
+                return self.types.of_model(kind, reasoning=step.reasoning)
+            return self.types.of_function(kind)
         except UnusableTypeError as error:
             self.report(
                 "PE116",
@@ -248,9 +252,17 @@ class _Compiler:
         for fallback in step.fallbacks:
             self.resolve_fallback(draft, fallback)
         self.check_executor(step)
+        self.check_streaming(step)
         if step.on_error is not None and draft.each is None:
             self.report("PE117", f"step {step.name!r} has on_error=, but no each=: there are no items to drop.", step)
-        if scope is not None and (scope.is_nested or (scope.each is not None and has_own_each)):
+        if scope is not None and step.kind == "embed" and draft.each is not None:
+            self.report(
+                "PE118",
+                f"step {step.name!r} makes vectors inside a pipeline that is mapped with each=. "
+                "Collect the texts in a step outside, and embed them all at once.",
+                step,
+            )
+        elif scope is not None and (scope.is_nested or (scope.each is not None and has_own_each)):
             self.report(
                 "PE118",
                 f"step {step.name!r} is mapped with each= inside a pipeline that is itself mapped with each=. "
@@ -381,7 +393,14 @@ class _Compiler:
         if isinstance(fallback, Step):
             name = self.name_outside(fallback.name, step.scope)
             other = self.drafts.get(name)
-            if other is None or not self.is_member(step, fallback):
+            if other is not None and other.step.kind == "embed":
+                self.report(
+                    "PE105",
+                    f"step {step.name!r} falls back to the embed step {other.name!r}, whose vectors cannot stand in "
+                    "for another model's. Fall back to another step.",
+                    step,
+                )
+            elif other is None or not self.is_member(step, fallback):
                 self.report(
                     "PE113",
                     f"step {step.name!r} falls back to step {fallback.name!r} of another pipeline. "
@@ -481,11 +500,12 @@ class _Compiler:
             )
 
     def check_executor(self, step: Step[..., Any]) -> None:
-        if step.kind == "llm":
+        if step.kind != "function":
             if inspect.iscoroutinefunction(step.function):
+                what, result = ("prompt ", "prompt") if step.kind == "llm" else ("", "texts")
                 self.report(
                     "PE115",
-                    f"the prompt function of step {step.name!r} is async. Return the prompt from a plain function.",
+                    f"the {what}function of step {step.name!r} is async. Return the {result} from a plain function.",
                     step,
                 )
             return
@@ -514,6 +534,20 @@ class _Compiler:
                 f"step {step.name!r} runs in a process, which must import its function. Declare it at module level.",
                 step,
             )
+
+    def check_streaming(self, step: Step[..., Any]) -> None:
+        """A timeout between pieces means nothing for a reply that comes whole."""
+        own = step.policy.timeout
+        if step.stream or not isinstance(own, Timeout):
+            return
+        for which in ("first_token", "idle"):
+            if getattr(own, which) in (INHERIT, None):
+                continue
+            if step.kind == "llm":
+                reason = "but its reply comes whole. Give it stream=True, or use Timeout(attempt=…)."
+            else:
+                reason = "which is about replies that come piece by piece. Use Timeout(attempt=…)."
+            self.report("PE120", f"step {step.name!r} has Timeout({which}=…), {reason}", step)
 
     def check_placement(self, draft: _Draft) -> None:
         if not draft.name.isidentifier():
@@ -631,7 +665,8 @@ class _Compiler:
             return tuple(Need(p.name, sources[p.source], p.default, p.is_item, p.is_keyword) for p in parameters)
 
         layers = [self.pipeline.policy, *(step.scope.policies if step.scope else ()), step.policy]
-        retry, timeout = effective_policy(step.kind, layers)
+        policy = effective_policy(step.kind, layers)
+        attempt_seconds, step_seconds = policy.timeout.seconds("attempt"), policy.timeout.seconds("step")
         own, when, check = needs(draft.needs), needs(draft.when), needs(draft.check)
         item_sources = {
             sources[p.source]
@@ -654,14 +689,19 @@ class _Compiler:
             fallbacks=tuple(
                 FallbackStep(index_of[f.name], f.name) if isinstance(f, _Draft) else f for f in draft.fallbacks
             ),
-            retry=retry,
-            timeout=timeout,
-            attempt_seconds=timeout.seconds("attempt"),
-            step_seconds=timeout.seconds("step"),
-            is_timed=timeout.seconds("attempt") is not None or timeout.seconds("step") is not None,
+            retry=policy.retry,
+            timeout=policy.timeout,
+            timeout_said=policy.timeout_said,
+            cache=policy.cache,
+            warm=policy.warm,
+            attempt_seconds=attempt_seconds,
+            step_seconds=step_seconds,
+            # A model may bring timeouts of its own.
+            is_timed=attempt_seconds is not None or step_seconds is not None or step.kind != "function",
             on_error=step.on_error,
             executor=_executor(step),
             truncated=step.truncated,
+            is_streamed=step.stream,
             is_on_demand=is_on_demand,
             remaining=remaining,
             collect=_collector(own),
@@ -671,7 +711,7 @@ class _Compiler:
 
 
 def _executor(step: Step[..., Any]) -> Literal["trio", "thread", "process", "asyncio"] | None:
-    if step.kind == "llm":
+    if step.kind != "function":
         return None
     return step.executor or ("trio" if inspect.iscoroutinefunction(step.function) else "thread")
 
@@ -750,6 +790,7 @@ def _with_arrays(
         leaves=tuple(step.index for step in steps if step.index not in needed),
         on_demand=tuple(step.index for step in steps if step.is_on_demand),
         roles=tuple(dict.fromkeys(roles)),
+        has_linked_calls=any(step.cache is not None or step.warm is not None for step in steps),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import ValidationError
+from pydantic_core import ValidationError, to_json
 
 from pipeline_engine.plan.types import type_name
 
@@ -39,6 +39,12 @@ class Output:
     """The JSON schema that a model's reply must fit; None for plain text."""
     parse: Callable[[str], Any] | None = field(default=None, repr=False)
     """Returns the output from a model's reply; None for plain text."""
+    schema_json: bytes = field(default=b"", repr=False)
+    """The schema as text: equal schemas have equal texts."""
+
+    def __post_init__(self) -> None:
+        if self.schema is not None:
+            object.__setattr__(self, "schema_json", to_json(self.schema))
 
     @property
     def name(self) -> str:
@@ -50,9 +56,7 @@ def _parser(adapter: TypeAdapter[Any], bare: TypeAdapter[Any] | None) -> Callabl
     """Return how to read a reply; `bare` is the type itself where `adapter` wraps it into an object."""
 
     def parse(reply: str) -> Any:
-        # Some models put JSON into a Markdown fence although they were given a schema.
-        fenced = _FENCED.match(reply)
-        text = fenced[1] if fenced else reply
+        text = _unfenced(reply)
         if bare is None:
             return adapter.validate_json(text)
         try:
@@ -74,6 +78,7 @@ class OutputTypes:
 
     _outputs: dict[Any, Output] = field(default_factory=dict)
     _replies: dict[Any, Output] = field(default_factory=dict)
+    _reasoned: dict[Any, Output] = field(default_factory=dict)
 
     def of_function(self, kind: Any) -> Output:
         """Return how to validate what a function returns, or what a run is given.
@@ -83,12 +88,14 @@ class OutputTypes:
         """
         return self._cached(self._outputs, kind, self._make_output)
 
-    def of_model(self, kind: Any) -> Output:
-        """Return how to ask a model for a value of this type.
+    def of_model(self, kind: Any, *, reasoning: bool = False) -> Output:
+        """Return how to ask a model for a value of this type, after it has reasoned if that is wanted.
 
         Raises:
             UnusableTypeError: If the type has no JSON schema.
         """
+        if reasoning:
+            return self._cached(self._reasoned, kind, self._make_reasoned_reply)
         return self._cached(self._replies, kind, self._make_reply)
 
     @staticmethod
@@ -131,6 +138,39 @@ class OutputTypes:
             wrapper = create_model("Output", __config__=ConfigDict(extra="forbid"), value=(kind, ...))
             adapter, schema = TypeAdapter(wrapper), wrapper.model_json_schema()
         return Output(kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, bare))
+
+    def _make_reasoned_reply(self, kind: Any) -> Output:
+        """Ask for the reasoning first: what stands before the answer is what it can rest on."""
+        plain = self.of_function(kind)
+        from pydantic import ConfigDict, Field, TypeAdapter, create_model
+
+        told = "Think step by step here, before you give the answer."
+        answer = str if kind is Any else kind
+        try:
+            wrapper = create_model(
+                "Answer",
+                __config__=ConfigDict(extra="forbid"),
+                reasoning=(str, Field(description=told)),
+                answer=(answer, ...),
+            )
+            schema = wrapper.model_json_schema()
+        except PydanticUserError as error:
+            raise UnusableTypeError(f"cannot be described to a model: {_first_line(error)}") from error
+        parse = _reasoned_parser(TypeAdapter(wrapper))
+        return Output(kind, plain.validate, plain.validate_strictly, schema, parse)
+
+
+def _reasoned_parser(adapter: TypeAdapter[Any]) -> Callable[[str], Any]:
+    def parse(reply: str) -> Any:
+        return adapter.validate_json(_unfenced(reply)).answer
+
+    return parse
+
+
+def _unfenced(reply: str) -> str:
+    """Return the JSON in a reply: some models put it into a Markdown fence although they were given a schema."""
+    fenced = _FENCED.match(reply)
+    return fenced[1] if fenced else reply
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline_engine.declare import NO_DEFAULT, Drop, Executor, Model, Retry, Role, Step, Timeout
+from pipeline_engine.declare import NO_DEFAULT, Cache, Drop, Executor, Kind, Model, Retry, Role, Step, Timeout, Warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,7 +74,7 @@ class PlannedStep:
     index: int
     """Its place among the steps, in topological order."""
     name: str
-    kind: Literal["llm", "function"]
+    kind: Kind
     function: Callable[..., Any]
     system: str | None
     """The system message of an llm step: its function's docstring."""
@@ -91,16 +91,22 @@ class PlannedStep:
     fallbacks: tuple[FallbackValue | FallbackStep | Model | Role, ...]
     retry: Retry
     timeout: Timeout
+    timeout_said: Timeout
+    """Without what is only the engine's default: a model's own timeouts stand between the two."""
+    cache: Cache | None
+    warm: Warm | None
     attempt_seconds: float | None
     """The timeout of an attempt, looked up once."""
     step_seconds: float | None
     """The timeout of the step, looked up once."""
     is_timed: bool
-    """Whether either of them bounds it."""
+    """Whether anything may bound it."""
     on_error: Drop | None
     executor: Executor | Literal["trio"] | None
-    """Where a function runs; None for an llm step."""
+    """Where a function runs; None for a step that calls a model."""
     truncated: Literal["fail", "keep"]
+    is_streamed: bool
+    """Whether the reply is asked for piece by piece."""
     is_on_demand: bool
     """Whether it is named only as a fallback."""
     remaining: int
@@ -169,6 +175,8 @@ class Plan:
     """The steps that are named only as a fallback."""
     roles: tuple[str, ...]
     """The roles that must be bound to models."""
+    has_linked_calls: bool = field(repr=False)
+    """Whether calls may wait for other calls: to share a reply, or to find a warm cache."""
 
     def __repr__(self) -> str:
         return f"Plan({self.name!r}, inputs={len(self.inputs)}, steps={len(self.steps)})"

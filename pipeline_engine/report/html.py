@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from pipeline_engine.report.spans import Segment, SegmentKind, Span
     from pipeline_engine.report.trace import Trace
-    from pipeline_engine.values.models import Usage
     from pipeline_engine.values.records import Fault
+    from pipeline_engine.values.usage import Usage
 
 __all__ = ["render_html", "write_html"]
 
@@ -43,7 +43,7 @@ _MAX_FAULTS = 100
 _BINS = 240
 _UNIT = re.compile(r"(\d) (m?s|min|h|%)\b")
 _WORKING: tuple[SegmentKind, ...] = ("attempt", "failed", "validate")
-_WAITING: tuple[SegmentKind, ...] = ("backoff", "fallback", "slot")
+_WAITING: tuple[SegmentKind, ...] = ("backoff", "fallback", "shared", "warm", "slot")
 _RUNNING: tuple[SegmentKind, ...] = ("attempt", "failed")
 
 

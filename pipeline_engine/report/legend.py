@@ -18,6 +18,8 @@ GLYPHS: dict[SegmentKind, str] = {
     "failed": "▓",
     "backoff": "░",
     "fallback": "~",
+    "shared": "=",
+    "warm": "^",
     "validate": "▒",
 }
 """How a terminal shows each kind: the glyphs differ, so that colour is never the only signal."""
@@ -27,6 +29,8 @@ KIND_NAMES: dict[SegmentKind, str] = {
     "failed": "failed attempt",
     "backoff": "back-off",
     "fallback": "waiting for a fallback",
+    "shared": "waiting for an equal call",
+    "warm": "waiting for a warm cache",
     "validate": "validation",
 }
 """What each kind is called."""
@@ -36,6 +40,8 @@ SHORT_NAMES: dict[SegmentKind, str] = {
     "failed": "failed",
     "backoff": "back-off",
     "fallback": "fallback",
+    "shared": "equal call",
+    "warm": "warm cache",
     "validate": "validation",
 }
 """What each kind is called at the head of a column."""

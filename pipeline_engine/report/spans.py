@@ -6,22 +6,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pipeline_engine.values.models import Usage
     from pipeline_engine.values.records import Fault
+    from pipeline_engine.values.usage import Usage
 
 __all__ = ["BUSY_KINDS", "SEGMENT_KINDS", "WAIT_KINDS", "OutcomeName", "Segment", "SegmentKind", "Span"]
 
-SegmentKind = Literal["slot", "attempt", "failed", "backoff", "fallback", "validate"]
+SegmentKind = Literal["slot", "attempt", "failed", "backoff", "fallback", "shared", "warm", "validate"]
 """What a step did or waited for: a slot, an attempt that succeeded, one that failed, its own delay before
-the next one, a step it falls back to, the validation of its output."""
+the next one, a step it falls back to, an equal call, a call that warms the cache, the validation of its output."""
 OutcomeName = Literal["completed", "failed", "skipped", "stopped", "dropped"]
 """How a step or item ended."""
 
-SEGMENT_KINDS: tuple[SegmentKind, ...] = ("slot", "attempt", "failed", "backoff", "fallback", "validate")
+SEGMENT_KINDS: tuple[SegmentKind, ...] = (
+    "slot",
+    "attempt",
+    "failed",
+    "backoff",
+    "fallback",
+    "shared",
+    "warm",
+    "validate",
+)
 """Every kind, in the order in which legends and tables name them."""
-BUSY_KINDS: frozenset[SegmentKind] = frozenset({"attempt", "failed", "backoff", "validate"})
+BUSY_KINDS: frozenset[SegmentKind] = frozenset({"attempt", "failed", "backoff", "warm", "shared", "validate"})
 """The kinds that more slots cannot shorten."""
-WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", "backoff", "fallback")
+WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", "backoff", "fallback", "shared", "warm")
 """The kinds in which nothing is worked on."""
 
 

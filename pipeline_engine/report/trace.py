@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline_engine.report.spans import OutcomeName
-    from pipeline_engine.values.models import Usage
     from pipeline_engine.values.outcomes import Outcome
     from pipeline_engine.values.records import Fault, Outline, Record, Status
+    from pipeline_engine.values.usage import Usage
 
 __all__ = ["Trace"]
 

@@ -35,6 +35,8 @@ _COLORS: dict[str, str] = {
     "failed": "31",
     "backoff": "35",
     "fallback": "33",
+    "shared": "33",
+    "warm": "33",
     "validate": "36",
     "completed": "32",
     "dropped": "31",

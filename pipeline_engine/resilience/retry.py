@@ -53,7 +53,13 @@ def retry_hint(error: Exception) -> float | None:
 
 
 def is_throttled(error: Exception) -> bool:
-    """Return whether a refusal for rate is meant: 429, 529, and 503 with a hint."""
+    """Return whether the call never had its chance, so that it spends no attempt.
+
+    That is a refusal for rate (429, 529, and 503 with a hint), and a call that was not sent because this
+    process could open no further connection.
+    """
+    if getattr(error, "kind", None) == "local":
+        return True
     status = getattr(error, "status", None)
     return isinstance(error, RateLimitError) or status == 529 or (status == 503 and retry_hint(error) is not None)
 

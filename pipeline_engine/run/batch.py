@@ -26,7 +26,7 @@ from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
 from pipeline_engine.schedule import only_error
-from pipeline_engine.values import Status, Usage
+from pipeline_engine.values import Cost, Status, Usage
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -86,6 +86,8 @@ class BatchResult:
     """Seconds from the first admission to the last result."""
     usage: Usage
     """The tokens spent, as far as providers told."""
+    cost: Cost
+    """What the calls cost, as far as prices are known."""
     trace: BatchTrace = field(repr=False)
     """Where the time went, per step over all documents, with the slowest documents and grouped errors."""
     failed: tuple[tuple[str, str], ...]
@@ -352,6 +354,7 @@ class _Collector:
         self._totals = Totals()
         self._counts: dict[Status, int] = {}
         self._usage = Usage()
+        self._cost = Cost()
         self._failed: list[tuple[str, str]] = []
         self._sample: list[RunResult] = []
 
@@ -370,6 +373,7 @@ class _Collector:
         if result.records:
             self._totals.add(result.trace)
             self._usage += result.usage
+            self._cost += result.cost
         if result.status != "completed" and len(self._failed) < _SAMPLE:
             self._failed.append((result.document, result.reason))
         if len(self._sample) < 5:
@@ -386,6 +390,7 @@ class _Collector:
             counts=dict(sorted(self._counts.items())),
             elapsed=elapsed,
             usage=self._usage,
+            cost=self._cost,
             trace=self._totals.result(),
             failed=tuple(self._failed),
             sample=tuple(self._sample),

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
-from pipeline_engine.declare import Model, ModelChain, Role
+from pipeline_engine.declare import Model, ModelChain, Price, Role, Timeout
 from pipeline_engine.errors import PlanError
 from pipeline_engine.plan import FallbackStep, FallbackValue, Plan, PlannedStep
 from pipeline_engine.schedule import BoundModel, Candidate
 from pipeline_engine.text import sentence_list
-from pipeline_engine.values import CompletionModel, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from pipeline_engine.values import (
+    Completion,
+    CompletionModel,
+    Cost,
+    EmbeddingModel,
+    Embeddings,
+    Problem,
+    StreamingModel,
+)
 
 __all__ = ["BoundPlan", "ModelPool", "Models"]
+
+_log = logging.getLogger("pipeline_engine")
 
 Models = Mapping[str, ModelChain]
 """For each role a model, or several that are tried in order."""
 
 
 class ModelPool:
-    """Open each model once for all runs of an engine, so that they share its connections."""
+    """Open each model once for all runs of an engine, so that they share its connections.
 
-    def __init__(self) -> None:
+    Args:
+        capacity: How many calls may be in flight: what the limit of open files is compared with.
+        transport: Carries all calls, instead of the pool's own connections; whoever gives it closes it.
+    """
+
+    def __init__(self, capacity: int, transport: Any = None) -> None:
         self._open: dict[Model, BoundModel] = {}
+        self._capacity = capacity
+        self._given_transport = transport
+        self._own_transport: Any = None
 
-    def take(self, model: str | Model | CompletionModel) -> BoundModel:
+    def take(self, model: str | Model | CompletionModel | EmbeddingModel) -> BoundModel:
         """Return the model, opened. Nothing is sent yet.
 
         Raises:
@@ -39,10 +57,11 @@ class ModelPool:
         if isinstance(model, Model):
             bound = self._open.get(model)
             if bound is None:
-                bound = self._open[model] = BoundModel(model.name, _opened(model))
+                bound = self._open[model] = self._opened(model)
             return bound
-        if not isinstance(model, type) and isinstance(model, CompletionModel):
-            return BoundModel(str(getattr(model, "name", type(model).__name__)), model)
+        if not isinstance(model, type) and isinstance(model, CompletionModel | EmbeddingModel):
+            name = str(getattr(model, "name", type(model).__name__))
+            return BoundModel(name, model, price=_own_price(model), can_stream=isinstance(model, StreamingModel))
         raise ValueError(
             f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).'
         )
@@ -55,14 +74,90 @@ class ModelPool:
             close: Callable[[], Any] | None = getattr(model, "aclose", None)
             if close is not None:
                 await close()
+        transport, self._own_transport = self._own_transport, None
+        if transport is not None:
+            await transport.aclose()
+
+    def _opened(self, model: Model) -> BoundModel:
+        from pipeline_engine.providers import open_model
+
+        opened = open_model(
+            model.name,
+            base_url=model.base_url,
+            api_key=model.api_key,
+            temperature=model.temperature,
+            max_tokens=model.max_tokens,
+            seed=model.seed,
+            structured_output=model.structured_output,
+            extra_body=model.extra_body or {},
+            extra_headers=model.extra_headers or {},
+            transport=model.transport or self._given_transport or self._transport,
+        )
+        return BoundModel(
+            model.name,
+            opened,
+            model.timeout if isinstance(model.timeout, Timeout) else None,
+            _price_of(model, opened),
+            can_stream=isinstance(opened, StreamingModel),
+        )
+
+    def _transport(self) -> Any:
+        """Return the connections that the engine's models share; opened with the first call."""
+        if self._own_transport is None:
+            from pipeline_engine.providers.transport import PoolTransport, ensure_descriptors
+
+            # Each call in flight is a connection, and each connection an open file.
+            room = ensure_descriptors(self._capacity)
+            if room < self._capacity:
+                _log.warning(
+                    "capacity=%d, but this process may open %d connections: calls beyond that wait for one. "
+                    "Lower capacity=, or raise the limit of open files (ulimit -n).",
+                    self._capacity,
+                    room,
+                )
+            self._own_transport = PoolTransport()
+        return self._own_transport
 
 
-def _opened(model: Model) -> CompletionModel:
-    from pipeline_engine.providers import open_model
+Pricing = Callable[["Completion | Embeddings"], Cost]
 
-    wanted = {"temperature": model.temperature, "max_tokens": model.max_tokens, "seed": model.seed}
-    parameters = {name: value for name, value in wanted.items() if value is not None}
-    return open_model(model.name, base_url=model.base_url, api_key=model.api_key, parameters=parameters)
+
+def _own_price(model: object) -> Pricing | None:
+    """Return how to price the calls of an object that says its price, as any model may do."""
+    price = getattr(model, "price", None)
+    if not isinstance(price, Price):
+        return None
+    return lambda answer: price.cost(answer.usage)
+
+
+def _price_of(model: Model, opened: object) -> Pricing | None:
+    """Return how to price a model's calls; None where nobody can know."""
+    own = _own_price(model) or _own_price(opened)
+    if own is not None:
+        return own
+    base_url: str | None = getattr(opened, "base_url", None)
+    if model.base_url is None and not model.name.startswith("ollama:"):
+        _load_price_lists()
+
+    def listed(answer: Completion | Embeddings) -> Cost:
+        from pipeline_engine.providers.prices import list_price
+
+        found = list_price(model.name, answer.model, base_url=base_url)
+        return Cost(unpriced_calls=1) if found is None else found(answer.usage)
+
+    return listed
+
+
+@lru_cache(maxsize=1)
+def _load_price_lists() -> None:
+    """Load the price lists beside the first calls, once: on the engine's thread it would hold up all of them."""
+
+    def load() -> None:
+        from pipeline_engine.providers.prices import list_price
+
+        list_price("openai:gpt-4o-mini")
+
+    threading.Thread(target=load, name="pipeline_engine price lists", daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +227,8 @@ def _chain(chain: ModelChain, pool: ModelPool, problems: list[Problem], where: s
 def _candidates(
     step: PlannedStep, chains: Mapping[str, tuple[BoundModel, ...]], pool: ModelPool, problems: list[Problem]
 ) -> tuple[Candidate | None, ...]:
+    if step.kind == "embed":
+        return _embedder(step, chains.get(step.role or "", ()), problems)
     candidates: list[Candidate | None] = list(chains.get(step.role, ())) if step.role else [None]
     for fallback in step.fallbacks:
         if isinstance(fallback, FallbackValue | FallbackStep):
@@ -140,4 +237,33 @@ def _candidates(
             candidates.extend(chains.get(fallback.name, ()))
         else:
             candidates.extend(_chain(fallback, pool, problems, f"the fallback of step {step.name!r}"))
-    return tuple(candidates)
+    for candidate in candidates:
+        if isinstance(candidate, BoundModel) and not isinstance(candidate.model, CompletionModel):
+            message = (
+                f"step {step.name!r} is bound to {candidate.name!r}, which only makes vectors. Bind another model."
+            )
+            problems.append(Problem("PE202", message, step.declaration.file, step.declaration.line, step.name))
+    return tuple(_timed(candidate, step) for candidate in candidates)
+
+
+def _embedder(
+    step: PlannedStep, chain: tuple[BoundModel, ...], problems: list[Problem]
+) -> tuple[Candidate | None, ...]:
+    """Return the one model of an embed step: vectors of two models cannot be compared."""
+    place = step.declaration.file, step.declaration.line, step.name
+    if len(chain) > 1:
+        names = sentence_list([bound.name for bound in chain])
+        message = f"step {step.name!r} makes vectors, but its role {step.role!r} is bound to {names}. Bind one of them."
+        problems.append(Problem("PE202", message, *place))
+    for bound in chain:
+        if not isinstance(bound.model, EmbeddingModel) or bound.model.max_texts < 1:
+            message = f"step {step.name!r} makes vectors, which {bound.name!r} does not. Bind an embedding model."
+            problems.append(Problem("PE202", message, *place))
+    return tuple(_timed(bound, step) for bound in chain)
+
+
+def _timed(candidate: Candidate | None, step: PlannedStep) -> Candidate | None:
+    """Return a model with the timeouts that this step has with it: the model's own stand above the engine's."""
+    if not isinstance(candidate, BoundModel) or candidate.timeout is None:
+        return candidate
+    return replace(candidate, timeout=step.timeout_said.over(candidate.timeout.over(step.timeout)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import logging
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from secrets import token_hex
@@ -20,7 +22,8 @@ from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
 from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
 from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
-from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, StepExecutors
+from pipeline_engine.run.stream import RunStream
+from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, StepExecutors, only_error
 from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pipeline_engine.declare import Pipeline
+    from pipeline_engine.schedule import Follower
 
 __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 
@@ -50,6 +54,8 @@ class Engine:
         capacity: How many attempts may be in flight at once, over all runs.
         sinks: Readers of the record streams of all runs.
         seed: Makes the jitter of retries repeatable.
+        transport: An `httpx2.AsyncBaseTransport` that carries all calls, such as one that goes through a
+            proxy; you close it. The engine has connections of its own if none is given.
 
     Raises:
         ValueError: If `capacity` is smaller than 1.
@@ -75,12 +81,13 @@ class Engine:
         capacity: int = DEFAULT_CAPACITY,
         sinks: Sequence[Sink] = (),
         seed: int | None = None,
+        transport: Any = None,
     ) -> None:
         self.capacity = capacity
         self._models = models
         self._sinks = tuple(sinks)
         self._dice = random.Random(seed)
-        self._pool = ModelPool()
+        self._pool = ModelPool(capacity, transport)
         self._scheduler = Scheduler(capacity)
         self._executors = StepExecutors(self._scheduler)
         self._bound: dict[Plan, tuple[Models | None, BoundPlan]] = {}
@@ -177,10 +184,86 @@ class Engine:
             EngineClosedError: If the engine is not open.
             ValueError: If `timeout` is not positive.
         """
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout={timeout}: a timeout is positive; None means that nothing bounds the run.")
+        _check_timeout(timeout)
         bound = self.bind(dag, models)
         return await self.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        dag: Pipeline | Plan,
+        inputs: Mapping[str, Any],
+        *,
+        models: Models | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> AsyncIterator[RunStream]:
+        """Run one document and follow it: pieces of replies as they arrive, and outcomes.
+
+        Steps with `stream=True` give a `Delta` for each piece; a retry that follows one gives `Restarted`
+        first. Every step gives a `StepFinished`. A reader that is slow slows the provider; leaving the
+        block early cancels the run, closes its connections and stops the bill.
+
+        Args:
+            dag: A pipeline, or its plan.
+            inputs: A value for each declared input.
+            models: The models that roles are bound to; the engine's own if not given.
+            key: The document's key; a hash of the inputs if not given.
+            timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
+            priority: Higher goes first, over all runs and batches of the engine.
+
+        Raises:
+            PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
+            InputError: If the inputs do not fit; nothing has run.
+            EngineClosedError: If the engine is not open.
+            ValueError: If `timeout` is not positive.
+
+        Example:
+            >>> import trio
+            >>> from pipeline_engine import Delta, Engine, Pipeline
+            >>> from pipeline_engine.testing import ScriptedModel
+            >>> pipeline = Pipeline("greeting", inputs={"name": str})
+            >>> @pipeline.llm("fast", str, stream=True)
+            ... def greeting(name: str) -> str:
+            ...     return f"Greet {name}."
+            >>> async def main():
+            ...     async with Engine(models={"fast": ScriptedModel({"greeting": "Hello, Ada!"})}) as engine:
+            ...         async with engine.stream(pipeline, {"name": "Ada"}) as events:
+            ...             pieces = [event.text async for event in events if isinstance(event, Delta)]
+            ...         return "".join(pieces), events.result[greeting]
+            >>> trio.run(main)
+            ('Hello, Ada!', 'Hello, Ada!')
+        """
+        _check_timeout(timeout)
+        bound = self.bind(dag, models)
+        if not self._is_open:
+            raise EngineClosedError("engine")
+        validate_inputs(bound.plan, inputs)
+        stream = RunStream()
+        run = partial(
+            self.run_bound,
+            bound,
+            inputs,
+            key=key,
+            timeout=timeout,
+            priority=priority,
+            follower=stream.follower,
+        )
+        raised: Exception | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.fill, run)
+                try:
+                    yield stream
+                except Exception as error:  # noqa: BLE001 - the block's own error, raised again below
+                    raised = error
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if raised is None or group.split(trio.Cancelled)[1] is not None:
+                raise only_error(group) from raised
+        if raised is not None:
+            raise raised  # as it was, in no group, and even if the run was cancelled from outside meanwhile
 
     async def run_bound(
         self,
@@ -194,6 +277,7 @@ class Engine:
         group: Hashable = None,
         keeps_records: bool = True,
         place: int | None = None,
+        follower: Follower | None = None,
     ) -> RunResult:
         """Run one document of a bound plan: what `run` and batches are made of.
 
@@ -207,6 +291,7 @@ class Engine:
             group: What takes turns with other groups: a batch; all single runs together are one such group.
             place: The number of the document's arrival, if it was drawn before.
             keeps_records: Whether the result has a trace and calls; without, only sinks get records.
+            follower: Whoever follows its streamed replies and outcomes.
 
         Raises:
             InputError: If the inputs do not fit; nothing has run.
@@ -223,6 +308,8 @@ class Engine:
         now = self._scheduler.now()
         started = RunStarted(now, run_id, key, plan.outline, self._wall_time_at_zero + now, self.capacity)
         readers = [_guarded(sink, started) for sink in self._sinks]
+        if follower is not None:
+            readers.append(follower.read)
         emit: Callable[[Record], object]
         if keeps_records:
             records.append(started)
@@ -243,6 +330,7 @@ class Engine:
             priority=priority,
             place=place,
             host=self,
+            follower=follower,
         )
         try:
             if RUNNING_STEP.get() is None:
@@ -254,6 +342,11 @@ class Engine:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
         return result
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and timeout <= 0:
+        raise ValueError(f"timeout={timeout}: a timeout is positive; None means that nothing bounds the run.")
 
 
 def _guarded(sink: Sink, started: RunStarted) -> Callable[[Record], None]:

@@ -15,6 +15,7 @@ from pipeline_engine.values import (
     AttemptStarted,
     Call,
     Completed,
+    Cost,
     Dropped,
     Failed,
     Outcome,
@@ -173,6 +174,12 @@ class RunResult:
         """The tokens that all calls together spent, as far as providers told."""
         spent = [r.usage for r in self._records if isinstance(r, AttemptFinished) and r.usage is not None]
         return sum(spent, Usage())
+
+    @property
+    def cost(self) -> Cost:
+        """What all calls together cost, as far as prices are known."""
+        costs = [r.cost for r in self._records if isinstance(r, AttemptFinished) and r.cost is not None]
+        return sum(costs, Cost())
 
     @property
     def reason(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from pipeline_engine.schedule.execution import StepRun
+    from pipeline_engine.schedule.step_run import StepRun
 
 __all__ = ["AsyncioExecutor"]
 

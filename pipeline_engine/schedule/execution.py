@@ -12,25 +12,30 @@ import contextvars
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
-from pydantic_core import ValidationError
 
 from pipeline_engine.declare import as_messages
-from pipeline_engine.errors import (
-    OutputError,
-    PipelineEngineError,
-    ProviderError,
-    StepCodeError,
-    StepTimeoutError,
-)
-from pipeline_engine.plan import Condition, FallbackStep, FallbackValue, Plan, PlannedStep, reasons_of
+from pipeline_engine.errors import OutputError, ProviderError, StepCodeError, StepTimeoutError
+from pipeline_engine.plan import FallbackValue, Plan, PlannedStep
 from pipeline_engine.resilience import is_throttled, next_try
+from pipeline_engine.schedule.judging import (
+    bug_in,
+    cancellation_in,
+    checked,
+    fault_of,
+    judged,
+    only_error,
+    texts_in,
+    texts_of,
+    unwrapped,
+    withheld,
+)
+from pipeline_engine.schedule.sharing import Warming, shared_prefix
 from pipeline_engine.schedule.state import Decision, Evaluate, Open, RunState, Settle, Start
+from pipeline_engine.schedule.step_run import BoundModel, Candidate, Executors, StepRun
 from pipeline_engine.values import (
     RUNNING_STEP,
     AttemptFinished,
@@ -38,7 +43,10 @@ from pipeline_engine.values import (
     Call,
     Completed,
     Completion,
-    CompletionModel,
+    Cost,
+    Delta,
+    EmbeddingModel,
+    Embeddings,
     Failed,
     Fault,
     Message,
@@ -46,24 +54,24 @@ from pipeline_engine.values import (
     Record,
     RepairAsked,
     Request,
+    Restarted,
     Skipped,
-    StepContext,
     StepFinished,
     StepMapped,
     StepReady,
     Stopped,
-    Usage,
     WaitEnded,
     WaitStarted,
 )
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
-    from pipeline_engine.schedule.queue import Key
-    from pipeline_engine.schedule.scheduler import Scheduler, Timer
+    from pipeline_engine.schedule.following import Follower
+    from pipeline_engine.schedule.scheduler import Scheduler
 
-__all__ = ["BoundModel", "Candidate", "Execution", "Executors", "StepRun"]
+__all__ = ["Execution"]
 
 _log = logging.getLogger("pipeline_engine")
 
@@ -87,107 +95,6 @@ _LONGEST_TURN = 0.001
 """Seconds that a task may go on from step to step before it lets the other tasks run."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoundModel:
-    """Try a step with this model."""
-
-    name: str
-    """As `"provider:model"`."""
-    model: CompletionModel
-
-
-Candidate = BoundModel | FallbackValue | FallbackStep
-"""What a step can be tried with, besides its own function."""
-
-
-class Executors(Protocol):
-    """Run functions elsewhere than on the engine's thread."""
-
-    async def run(self, step_run: StepRun) -> Any:
-        """Return what the step's function returns.
-
-        Raises:
-            Exception: Whatever the function raises.
-        """
-        ...
-
-
-class StepRun:
-    """Hold one execution of a step or item, over all its attempts."""
-
-    # What most attempts never change stands here, not in each instance.
-    is_queued = False
-    has_slot = False
-    slot_at = 0.0
-    is_running = False
-    runs_inside = 0
-    """How many runs of its own the step waits for: it holds no slot meanwhile."""
-    is_abandoned = False
-    is_repair = False
-    arguments: Sequence[Any] = ()
-    keywords: dict[str, Any] | None = None
-    prompt: tuple[Message, ...] = ()
-    messages: tuple[Message, ...] = ()
-    attempt = 0
-    """Counted over everything that is tried."""
-    attempts_spent = 0
-    """Counted for the candidate at hand, without refusals for rate and repairs."""
-    throttled = 0
-    repairs = 0
-    candidate = 0
-    delay = 0.0
-    reply = ""
-    error: Exception | None = None
-    waits_for: tuple[int, int | None] | None = None
-    """The fallback step, or item of one, that it waits for."""
-    deadline = math.inf
-    """Of the step: counted from its first attempt."""
-    scope_deadline = math.inf
-    """Of the attempt: the tighter one of its own and the step's."""
-    timer: Timer | None = None
-
-    def __init__(self, execution: Execution, step: PlannedStep, item: int | None) -> None:
-        self.execution = execution
-        self.step = step
-        self.item = item
-
-    # The queue asks for these only where there is no free slot.
-
-    @property
-    def group(self) -> Hashable:
-        """What it takes turns with."""
-        return self.execution.group
-
-    @property
-    def priority(self) -> int:
-        """Higher goes first."""
-        return self.execution.priority
-
-    @property
-    def key(self) -> Key:
-        """Its place within its group: the document, then the longest remaining path."""
-        step = self.step
-        return (self.execution.place, -step.remaining, step.index, -1 if self.item is None else self.item)
-
-    def launch(self) -> None:
-        """Go on with a slot in hand: the queue calls this."""
-        self.execution.launch(self)
-
-    def context(self) -> StepContext:
-        """Return what the running step may know about itself."""
-        execution = self.execution
-        deadline = min(self.scope_deadline, execution.deadline)
-        return StepContext(
-            execution.run_id,
-            execution.plan.name,
-            execution.document,
-            self.step.name,
-            self.item,
-            self.attempt,
-            deadline if deadline < math.inf else None,
-        )
-
-
 class Execution:
     """Run one document through a plan.
 
@@ -202,6 +109,7 @@ class Execution:
         dice: The source of jitter.
         place: The number of the document's arrival, if it was drawn before.
         host: Whoever runs it: what a run inside one of its steps runs on, too.
+        follower: Whoever follows its streamed replies.
     """
 
     def __init__(
@@ -220,6 +128,7 @@ class Execution:
         priority: int = 0,
         place: int | None = None,
         host: object = None,
+        follower: Follower | None = None,
     ) -> None:
         self.plan = plan
         self.host = host
@@ -244,6 +153,10 @@ class Execution:
         self._next: StepRun | None = None
         self._takes_next = False
         self._is_ending = False
+        self._follower = follower
+        self._batches: dict[int, list[list[str]]] = {}
+        self._warmings: dict[Hashable, Warming] = {}
+        self._equal_calls: dict[Hashable, int] = {}
 
     async def run(self, timeout: float | None = None, stopped_by: str | None = None) -> None:
         """Run until every step has its outcome, or `timeout` seconds have passed.
@@ -281,16 +194,19 @@ class Execution:
                         self._parked = trio.lowlevel.current_task()
                         await trio.lowlevel.wait_task_rescheduled(self._unpark)
                 finally:
-                    # From here on the nursery takes no task: nothing may be launched any more.
-                    self._is_ending = True
-                    for step_run in self._waiting:
-                        self._withdraw(step_run)
+                    self._end()
         except BaseExceptionGroup as group:
             # Failed steps are values: what comes out here is an interrupt, an exit or a bug, and mostly alone.
             raise only_error(group) from None
         finally:
             # This task made attempts itself: its context must not keep the last one's.
             RUNNING_STEP.set(caller)
+
+    def _end(self) -> None:
+        """Take everything back that waits: from here on nothing may be launched any more."""
+        self._is_ending = True
+        for step_run in list(self._waiting):
+            self._withdraw(step_run)
 
     def _unpark(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -302,7 +218,7 @@ class Execution:
         if state.is_over and not self.plan.on_demand:
             return
         now = trio.current_time()
-        for step_run in self._waiting:
+        for step_run in list(self._waiting):
             self._withdraw(step_run)
             if step_run.item is not None:
                 self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped(reason)))
@@ -361,6 +277,8 @@ class Execution:
         if self._is_ending:
             self._waiting.update(dict.fromkeys(ready))  # they get their outcome when the run is stopped
             return None
+        if self.plan.has_linked_calls:
+            ready = [step_run for step_run in ready if not self._waits_for_another(step_run, now)]
         if not scheduler.queue.live and len(ready) <= scheduler.free:
             scheduler.free -= len(ready)
             for step_run in ready:
@@ -412,11 +330,16 @@ class Execution:
         if item is not None and self.state.is_closing(step.index):
             self._settle(step.index, item, Skipped(step.name, is_by_choice=False), now, more)
             return
+        if step.kind == "embed" and item is None:
+            self._divide(step, start.unblocked_by, now, more)
+            return
         step_run = StepRun(self, step, item)
         self.emit(
             StepReady(now, step.name, item, None if start.unblocked_by is None else self._name(start.unblocked_by))
         )
-        if step.collect is not None:
+        if step.kind == "embed" and item is not None:
+            step_run.arguments = (self._batches[step.index][item],)
+        elif step.collect is not None:
             step_run.arguments = step.collect(self.state.values)
         elif item is not None and step.collect_item is not None:
             step_run.arguments = step.collect_item(self.state.values, item)
@@ -436,9 +359,30 @@ class Execution:
                 raise AssertionError(f"step {step.name!r} was bound to no model")
         ready.append(step_run)
 
+    def _divide(self, step: PlannedStep, by: int | None, now: float, more: list[Decision]) -> None:
+        """Ask an embed step for its texts, and divide them into batches that the model takes."""
+        step_run = StepRun(self, step, None)
+        arguments, keywords = self.state.arguments(step.needs, None)
+        running = RUNNING_STEP.set(step_run)
+        try:
+            texts = texts_of(step.function(*arguments, **keywords))
+        except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises is the outcome
+            self.emit(StepReady(now, step.name, None, self._name(by)))
+            self._fail_in_code(step_run, "function", error, now, more)
+            return
+        finally:
+            RUNNING_STEP.reset(running)
+        candidate = step_run.candidate
+        if not isinstance(candidate, BoundModel) or not isinstance(candidate.model, EmbeddingModel):
+            raise AssertionError(f"step {step.name!r} was bound to no embedding model")
+        size = candidate.model.max_texts
+        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
+        self._batches[step.index] = batches
+        more.extend(self.state.widen(step.index, len(batches), by))
+
     def _fail_in_code(self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]) -> None:
         """End a step by a bug in the pipeline's own code: no retry, no fallback."""
-        failure = _bug(step_run.step.name, part, error)
+        failure = bug_in(step_run.step.name, part, error)
         self._settle(step_run.step.index, step_run.item, Failed(failure), now, more)
 
     def _evaluate(self, asked: Evaluate, now: float, more: list[Decision]) -> None:
@@ -455,7 +399,7 @@ class Execution:
                 raise TypeError("is async. A condition is a plain function")
             is_wanted = bool(answer)
         except Exception as error:  # noqa: BLE001 - the user's own code
-            failed = Failed(_bug(step.name, "when", error))
+            failed = Failed(bug_in(step.name, "when", error))
             if asked.item is None:
                 self.state.outcomes[asked.step] = failed
             more.append(Settle(asked.step, asked.item, failed))
@@ -503,6 +447,7 @@ class Execution:
 
     def _withdraw(self, step_run: StepRun) -> None:
         self.scheduler.queue.withdraw(step_run)
+        self._part(step_run)
         if step_run.timer is not None:
             self.scheduler.cancel(step_run.timer)
             step_run.timer = None
@@ -516,6 +461,8 @@ class Execution:
     def _requeue(self, step_run: StepRun) -> None:
         if self._is_ending:
             self._waiting[step_run] = None
+            return
+        if self.plan.has_linked_calls and self._waits_for_another(step_run, self.scheduler.now()):
             return
         self._wait(step_run)
         self.scheduler.queue.push(step_run)
@@ -543,6 +490,135 @@ class Execution:
         if kept is not None:
             self._spawn(kept)
 
+    # Calls that wait for other calls
+
+    def _waits_for_another(self, step_run: StepRun, now: float) -> bool:
+        """Let a call join its equals, or those that begin with the same document; return whether it waits."""
+        step, candidate = step_run.step, step_run.candidate
+        if step.kind != "llm" or not isinstance(candidate, BoundModel):
+            return False
+        if step.cache is not None and step_run.flight is None:
+            sources = self._sources(step_run) if getattr(candidate.model, "reads_sources", False) else ()
+            request = (step.cache.namespace, id(candidate.model), step_run.messages, step.output.schema_json, sources)
+            if request not in step_run.ordinals:
+                # Equal calls of one document stay apart: each joins its like of other documents.
+                ordinal = self._equal_calls.get(request, 0)
+                step_run.ordinals = {**step_run.ordinals, request: ordinal}
+                self._equal_calls[request] = ordinal + 1
+            leader = self.scheduler.flights.join((request, step_run.ordinals[request]), step_run)
+            if leader is not None:
+                self._hurry(leader, step_run.priority)
+                self._wait_for_another(step_run, "shared", now)
+                return True
+        if step.warm is not None and step_run.warming is None:
+            prefix = shared_prefix(step_run.messages)
+            if prefix is not None:
+                warming = self._warmings.setdefault((id(candidate.model), prefix), Warming())
+                if not warming.is_warm:
+                    step_run.warming = warming
+                    if warming.leader is not None:
+                        warming.waiting[step_run] = None
+                        self._wait_for_another(step_run, "warm", now)
+                        return True
+                    warming.leader = step_run
+        return False
+
+    def _hurry(self, leader: StepRun, priority: int) -> None:
+        """Let a call go as early as the most urgent one that waits for it would."""
+        if priority <= leader.priority:
+            return
+        leader.urgency = priority
+        if leader.is_queued:
+            self.scheduler.queue.withdraw(leader)
+            self.scheduler.queue.push(leader)
+        if leader.warming is not None and leader.warming.leader is not None:
+            self._hurry(leader.warming.leader, priority)  # what it waits for itself
+
+    def _wait_for_another(self, step_run: StepRun, cause: Literal["shared", "warm"], now: float) -> None:
+        self.emit(WaitStarted(now, step_run.step.name, step_run.item, cause))
+        self._wait(step_run)
+
+    def send(self, step_run: StepRun) -> bool:
+        """Let a call that waited for another one go its own way; False if its run is ending."""
+        if self._is_ending:
+            return False
+        self._resume(step_run)
+        self.emit(WaitEnded(self.scheduler.now(), step_run.step.name, step_run.item))
+        self._requeue(step_run)
+        return True
+
+    def take_shared(self, step_run: StepRun, completion: Completion, now: float) -> None:
+        """Let a call that followed an equal one take its reply, as if it had been its own."""
+        if self._is_ending:
+            return
+        step = step_run.step
+        self._resume(step_run)
+        self.emit(WaitEnded(now, step.name, step_run.item))
+        step_run.attempt += 1
+        if step.step_seconds is not None and step_run.deadline == math.inf:
+            step_run.deadline = now + step.step_seconds
+        started = AttemptStarted(
+            now, step.name, step_run.item, step_run.attempt, step_run.model_name, step_run.is_repair, is_shared=True
+        )
+        self.emit(started)
+        step_run.first_token_at, step_run.blocked = None, 0.0
+        if self._follower is not None and step.is_streamed:
+            if step_run.has_told:
+                self._follower.tell(Restarted(step.name, step_run.item))
+            if completion.text:
+                self._follower.tell(Delta(step.name, step_run.item, completion.text))
+            step_run.has_told = bool(completion.text)
+        running = RUNNING_STEP.set(step_run)
+        try:
+            kept = self._after_attempt(step_run, completion, None, now, is_shared=True)
+        finally:
+            RUNNING_STEP.reset(running)
+        if kept is not None:
+            self._spawn(kept)
+
+    def _hand_on(self, step_run: StepRun, value: Any, error: Exception | None, now: float) -> None:
+        """Let the calls that waited for this one go on: with its reply, or without it."""
+        if error is None and isinstance(value, Completion):
+            if step_run.warming is not None:
+                self._has_warmed(step_run)
+            for follower in self.scheduler.flights.land(step_run):
+                follower.execution.take_shared(follower, value, now)
+        else:
+            self._part(step_run)
+
+    def _part(self, step_run: StepRun) -> None:
+        """Let the calls that wait for this one go on without it: one of them goes ahead now."""
+        successor = self.scheduler.flights.leave(step_run) if step_run.flight is not None else None
+        while successor is not None:
+            if successor.flight is not None:
+                for follower in successor.flight.followers:
+                    self._hurry(successor, follower.priority)
+            if successor.execution.send(successor):
+                break
+            successor = self.scheduler.flights.leave(successor)
+        warming, step_run.warming = step_run.warming, None
+        if warming is None:
+            return
+        warming.waiting.pop(step_run, None)
+        if warming.leader is step_run:
+            warming.leader = next(iter(warming.waiting), None)
+            if warming.leader is not None and not self._is_ending:
+                del warming.waiting[warming.leader]
+                for waiter in warming.waiting:
+                    self._hurry(warming.leader, waiter.priority)
+                self.send(warming.leader)
+
+    def _has_warmed(self, step_run: StepRun) -> None:
+        """The provider has read what these calls share: let all of them go."""
+        warming, step_run.warming = step_run.warming, None
+        if warming is None:
+            return
+        warming.is_warm = True
+        waiting, warming.waiting = warming.waiting, {}
+        for waiter in waiting:
+            waiter.warming = None
+            self.send(waiter)
+
     # An attempt
 
     async def _work(self, step_run: StepRun | None) -> None:
@@ -561,17 +637,20 @@ class Execution:
                     while step_run is not None and step_run.step.is_timed is is_timed:
                         now = self._begin_attempt(step_run)
                         deadline = math.inf
-                        if is_timed:
+                        if isinstance(scope, trio.CancelScope):
+                            step_run.scope = scope
                             scope.deadline = deadline = self._deadline(step_run, now)
                         value: Any = None
                         error: Exception | None = None
                         try:
                             value = await self._call(step_run)
                         except Exception as raised:  # noqa: BLE001 - here a step's failure becomes a value
-                            error = _unwrapped(raised, step_run.step.name)
+                            error = unwrapped(raised, step_run.step.name)
                         except BaseExceptionGroup as group:
-                            raise _cancellation_in(group, step_run.step.name) from None
+                            raise cancellation_in(group, step_run.step.name) from None
                         finished = read_clock()
+                        if is_timed:
+                            deadline = step_run.scope_deadline  # a streamed reply has moved it
                         step_run = self._end_attempt(step_run, value, error, finished)
                         if finished >= deadline:
                             break  # the scope may have fired, though the attempt did not notice
@@ -595,8 +674,14 @@ class Execution:
         RUNNING_STEP.set(step_run)
         # From the moment it has its slot, not from when trio comes to run the task.
         now = step_run.slot_at
-        model = None if step_run.step.kind == "function" else self._model_name(step_run)
-        self.emit(AttemptStarted(now, step_run.step.name, step_run.item, step_run.attempt, model, step_run.is_repair))
+        step = step_run.step
+        model = None if step.kind == "function" else step_run.model_name
+        self.emit(AttemptStarted(now, step.name, step_run.item, step_run.attempt, model, step_run.is_repair))
+        if step_run.attempt > 1:
+            step_run.first_token_at, step_run.blocked = None, 0.0
+            if step_run.has_told and self._follower is not None:
+                step_run.has_told = False
+                self._follower.tell(Restarted(step.name, step_run.item))
         return now
 
     def _end_attempt(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> StepRun | None:
@@ -604,6 +689,8 @@ class Execution:
         if step_run.has_slot:
             step_run.has_slot = False
             self.scheduler.free += 1
+        if step_run.flight is not None or step_run.warming is not None:
+            self._hand_on(step_run, value, error, finished)
         return self._after_attempt(step_run, value, error, finished)
 
     def _call(self, step_run: StepRun) -> Awaitable[Any]:
@@ -614,21 +701,61 @@ class Execution:
             return step.function(*step_run.arguments)  # type: ignore[no-any-return]  # async def
         if step.executor is not None:
             return self.executors.run(step_run)
-        return self._complete(step_run)
+        return self._ask(step_run)
 
-    async def _complete(self, step_run: StepRun) -> Completion:
-        candidate = self._candidate(step_run)
+    async def _ask(self, step_run: StepRun) -> Any:
+        """Ask the model at hand; one of the user's own may answer anything."""
+        step, candidate = step_run.step, step_run.candidate
         if not isinstance(candidate, BoundModel):
             raise AssertionError(f"{candidate!r} is not called")
-        step = step_run.step
-        request = Request(
-            step_run.messages,
-            step.output.schema,
-            step.output.name,
-            self._sources(step_run),
-            step.timeout.seconds("connect"),
-        )
-        return await candidate.model.complete(request)
+        model: Any = candidate.model
+        connect = (candidate.timeout or step.timeout).seconds("connect")
+        if step.kind == "embed":
+            return await model.embed(step_run.arguments[0], connect_timeout=connect)
+        request = Request(step_run.messages, step.output.schema, step.output.name, self._sources(step_run), connect)
+        if candidate.can_stream and (step.is_streamed or step_run.warming is not None):
+            return await model.stream(request, partial(self._take, step_run))
+        completion = await model.complete(request)
+        if step.is_streamed and isinstance(completion, Completion) and completion.text:
+            await self._take(step_run, completion.text)  # the model cannot do better than one piece
+        return completion
+
+    async def _take(self, step_run: StepRun, piece: str) -> None:
+        """Take a piece of a streamed reply: it is a sign of life, and somebody may follow."""
+        now = self.scheduler.now()
+        if step_run.first_token_at is None:
+            step_run.first_token_at = now
+            if step_run.warming is not None:
+                self._has_warmed(step_run)
+                self.scheduler.dispatch()
+        step, follower = step_run.step, self._follower
+        if piece and follower is not None and step.is_streamed:
+            if follower.is_full:
+                # Its time is not the provider's: only what bounds the whole step goes on.
+                self._move_deadline(step_run, step_run.deadline, "step")
+                try:
+                    await follower.wait_for_room()
+                finally:
+                    waited = self.scheduler.now() - now
+                    step_run.blocked += waited
+                now += waited
+                step_run.attempt_deadline = min(step_run.attempt_deadline + waited, step_run.deadline)
+            follower.tell(Delta(step.name, step_run.item, piece))
+            step_run.has_told = True
+        candidate = step_run.candidate
+        timeout = candidate.timeout if isinstance(candidate, BoundModel) else None
+        idle = (timeout or step.timeout).seconds("idle") if step.is_streamed else None
+        if idle is not None and now + idle < step_run.attempt_deadline:
+            self._move_deadline(step_run, now + idle, "idle")
+        elif step_run.scope_deadline != step_run.attempt_deadline:
+            is_step = step_run.attempt_deadline >= step_run.deadline
+            self._move_deadline(step_run, step_run.attempt_deadline, "step" if is_step else "attempt")
+
+    @staticmethod
+    def _move_deadline(step_run: StepRun, deadline: float, bound_by: Literal["idle", "attempt", "step"]) -> None:
+        step_run.scope_deadline, step_run.bound_by = deadline, bound_by
+        if step_run.scope is not None:
+            step_run.scope.deadline = deadline
 
     def _sources(self, step_run: StepRun) -> tuple[str, ...]:
         """Return the texts that the step works on: its own document, item or list first."""
@@ -640,34 +767,40 @@ class Execution:
         others = ["\n\n".join(texts_in(value)) for value in given if not isinstance(value, str | list)]
         return (*(texts or self.sources), *others)
 
-    def _candidate(self, step_run: StepRun) -> Candidate | None:
-        candidates = self.candidates[step_run.step.index]
-        return candidates[step_run.candidate] if step_run.candidate < len(candidates) else None
-
-    def _model_name(self, step_run: StepRun) -> str | None:
-        if step_run.step.kind != "llm":
-            return None
-        candidate = self._candidate(step_run)
-        return candidate.name if isinstance(candidate, BoundModel) else None
-
     @staticmethod
     def _deadline(step_run: StepRun, now: float) -> float:
-        """Return when this attempt ends; one cancel scope serves the attempt's timeout and the step's."""
+        """Return when this attempt ends; one cancel scope serves all of its timeouts."""
         step = step_run.step
         if step.step_seconds is not None and step_run.attempt == 1:
             step_run.deadline = now + step.step_seconds
-        deadline = step_run.deadline
-        if step.attempt_seconds is not None and now + step.attempt_seconds < deadline:
-            deadline = now + step.attempt_seconds
+        deadline, seconds = step_run.deadline, step.attempt_seconds
+        first_token = None
+        step_run.bound_by = "step"
+        if step.kind != "function":
+            candidate = step_run.candidate
+            timeout = step.timeout
+            if isinstance(candidate, BoundModel):
+                if candidate.timeout is not None:
+                    timeout = candidate.timeout
+                    seconds = timeout.seconds("attempt")
+                if step.is_streamed and candidate.can_stream:
+                    first_token = timeout.seconds("first_token")
+        if seconds is not None and now + seconds < deadline:
+            deadline = now + seconds
+            step_run.bound_by = "attempt"
+        step_run.attempt_deadline = deadline
+        if first_token is not None and now + first_token < deadline:
+            deadline = now + first_token
+            step_run.bound_by = "first_token"
         step_run.scope_deadline = deadline
         return deadline
 
     @staticmethod
     def _timeout_error(step_run: StepRun) -> StepTimeoutError:
-        step = step_run.step
-        is_step = step_run.deadline <= step_run.scope_deadline
-        seconds = step.step_seconds if is_step else step.attempt_seconds
-        which = "step" if is_step else "attempt"
+        step, which = step_run.step, step_run.bound_by
+        candidate = step_run.candidate if step.kind != "function" else None
+        timeout = candidate.timeout if isinstance(candidate, BoundModel) else None
+        seconds = (timeout or step.timeout).seconds(which)
         return StepTimeoutError(step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
 
     def _leave(self, step_run: StepRun) -> None:
@@ -675,33 +808,54 @@ class Execution:
         if step_run.has_slot:
             step_run.has_slot = False
             self.scheduler.release()
+        if step_run.flight is not None or step_run.warming is not None:
+            self._part(step_run)
         now = self.scheduler.now()
         if step_run.is_running:
             step_run.is_running = False
             fault = Fault("cancelled", "cancelled from outside")
-            self.emit(AttemptFinished(now, step_run.step.name, step_run.item, step_run.attempt, fault))
+            self.emit(
+                AttemptFinished(
+                    now,
+                    step_run.step.name,
+                    step_run.item,
+                    step_run.attempt,
+                    fault,
+                    first_token_at=step_run.first_token_at,
+                    blocked=step_run.blocked,
+                )
+            )
         if step_run.item is not None:
             self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped("cancelled")))
+        # The run is over, though other steps of it may take their time to clean up: nobody waits for that.
+        self._end()
+        self.scheduler.dispatch()
 
     # After an attempt: what its result leads to
 
-    def _after_attempt(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> StepRun | None:
+    def _after_attempt(
+        self, step_run: StepRun, value: Any, error: Exception | None, finished: float, *, is_shared: bool = False
+    ) -> StepRun | None:
         """Record an attempt and decide what follows; return what this task goes on with."""
         step, item = step_run.step, step_run.item
         more: list[Decision] = []
-        if step.kind == "llm":
-            self._record_call(step_run, value, error, finished)
-        else:
-            fault = None if error is None else _fault(error)
+        if step.kind == "function":
+            fault = None if error is None else fault_of(error)
             self.emit(AttemptFinished(finished, step.name, item, step_run.attempt, fault))
+        else:
+            if error is None and isinstance(value, Completion):
+                error = withheld(value, step_run.model_name or "")
+            self._record_call(step_run, value, error, finished, is_shared=is_shared)
         now = finished
         if error is None:
-            error, value = self._validated(step_run, value)
+            error, value = judged(step, value, step_run.arguments)
+            if error is None and step.check is not None:
+                arguments, keywords = self.state.arguments(step.check.needs, item)
+                error = checked(step, step.check, value, arguments, keywords)
             if step.output.validate is not None or step.check is not None:
                 now = self.scheduler.now()
         if error is None:
-            via = self._via(step_run) if step_run.candidate else None
-            outcome = Completed(value, via)
+            outcome = Completed(value, step_run.via)
             if item is None and not self._callers:
                 # The way that nearly every step takes.
                 self.emit(StepFinished(now, step.name, None, outcome))
@@ -711,79 +865,40 @@ class Execution:
         self._after_failure(step_run, error, now, more)
         return self._carry_out(more, now)
 
-    def _record_call(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> None:
-        completion = value if isinstance(value, Completion) else None
-        if completion is not None:
-            step_run.reply = completion.text
-        fault = None if error is None else _fault(error)
-        call = Call(self._model_name(step_run) or "", step_run.messages, completion, fault.message if fault else None)
-        usage: Usage | None = completion.usage if completion else None
-        self.emit(AttemptFinished(finished, step_run.step.name, step_run.item, step_run.attempt, fault, usage, call))
-
-    def _validated(self, step_run: StepRun, value: Any) -> tuple[Exception | None, Any]:
-        """Return why a result is no output, or the output."""
-        step = step_run.step
-        try:
-            if inspect.iscoroutine(value):
-                value.close()
-                return self._invalid(step, value, ("it is a coroutine, not its result",)), None
-            if step.kind == "llm":
-                value = self._parsed(step, value)
-            elif step.output.validate is not None:
-                value = step.output.validate(value)
-        except ValidationError as error:
-            return self._invalid(step, value, reasons_of(error)), None
-        except OutputError as error:
-            return error, None
-        except Exception as error:  # noqa: BLE001 - a validator is the user's own code
-            return _bug(step.name, "output", error), None
-        if step.check is None:
-            return None, value
-        return self._checked(step, step.check, step_run.item, value), value
+    def _record_call(
+        self, step_run: StepRun, value: Any, error: Exception | None, finished: float, *, is_shared: bool
+    ) -> None:
+        answer = value if isinstance(value, Completion | Embeddings) else None
+        fault = None if error is None else fault_of(error)
+        call = None
+        if step_run.step.kind == "llm":
+            completion = answer if isinstance(answer, Completion) else None
+            if completion is not None:
+                step_run.reply = completion.text
+            call = Call(step_run.model_name or "", step_run.messages, completion, fault.message if fault else None)
+        paid = None if is_shared else answer
+        told = None if is_shared else answer if answer is not None else error
+        self.emit(
+            AttemptFinished(
+                finished,
+                step_run.step.name,
+                step_run.item,
+                step_run.attempt,
+                fault,
+                None if paid is None else paid.usage,
+                call,
+                None if paid is None else self._cost(step_run, paid),
+                step_run.first_token_at,
+                step_run.blocked,
+                told.replays if isinstance(told, Completion | Embeddings | ProviderError) else 0,
+            )
+        )
 
     @staticmethod
-    def _invalid(step: PlannedStep, value: Any, reasons: tuple[str, ...]) -> OutputError:
-        if step.kind == "llm":
-            return OutputError(step.name, reasons, advice="Allow another Retry(repair=…), or use a stronger model.")
-        got = f"a {type(value).__name__}"
-        if value is None:
-            got = "None (is a `return` missing?)"
-        elif inspect.iscoroutine(value):
-            got = "a coroutine (is an `await` missing, or `async def`?)"
-        advice = f"It returned {got}. Return {step.output.name}, or change the annotation."
-        return OutputError(step.name, reasons, advice=advice)
-
-    @staticmethod
-    def _parsed(step: PlannedStep, completion: Any) -> Any:
-        if not isinstance(completion, Completion):
-            raise OutputError(
-                step.name,
-                [f"the model's complete() returned a {type(completion).__name__}"],
-                advice="Return a Completion.",
-            )
-        if completion.finish == "length" and step.truncated == "fail":
-            raise OutputError(
-                step.name,
-                ["the reply was cut at its token cap"],
-                advice='Raise Model(max_tokens=…), ask for less, or accept it with truncated="keep".',
-                is_truncated=True,
-            )
-        return step.output.parse(completion.text) if step.output.parse else completion.text
-
-    def _checked(self, step: PlannedStep, check: Condition, item: int | None, value: Any) -> Exception | None:
-        try:
-            arguments, keywords = self.state.arguments(check.needs, item)
-            answer = check.function(value, *arguments, **keywords)
-            if inspect.iscoroutine(answer):
-                answer.close()
-                raise TypeError("is async. A check is a plain function")
-            is_good = not isinstance(answer, str) and bool(answer)
-        except Exception as error:  # noqa: BLE001 - the user's own code
-            return _bug(step.name, "check", error)
-        if is_good:
-            return None
-        reason = answer if isinstance(answer, str) else "the check refused it"
-        return OutputError(step.name, [reason], advice="Change the step, or what its check= accepts.")
+    def _cost(step_run: StepRun, answer: Completion | Embeddings) -> Cost:
+        candidate = step_run.candidate
+        price = candidate.price if isinstance(candidate, BoundModel) else None
+        return Cost(unpriced_calls=1) if price is None else price(answer)
 
     # After a failure: repair, try again, fall back, give up
 
@@ -833,7 +948,7 @@ class Execution:
                 dice=self.dice,
             )
         except Exception as bug:  # noqa: BLE001 - Retry(on=…) is the user's own code
-            self._settle(step.index, step_run.item, Failed(_bug(step.name, "Retry(on=…)", bug)), now, more)
+            self._settle(step.index, step_run.item, Failed(bug_in(step.name, "Retry(on=…)", bug)), now, more)
             return
         if again is None:
             self._next_candidate(step_run, error, now, more)
@@ -865,12 +980,12 @@ class Execution:
     def _next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
         """Go on with what is tried next; with nothing left the step fails with its last error."""
         step, item = step_run.step, step_run.item
-        step_run.candidate += 1
-        candidate = self._candidate(step_run)
+        step_run.candidate_index += 1
+        candidate = step_run.candidate
         if candidate is None:
             self._settle(step.index, item, Failed(error), now, more)
         elif isinstance(candidate, FallbackValue):
-            self._settle(step.index, item, Completed(candidate.value, self._via(step_run)), now, more)
+            self._settle(step.index, item, Completed(candidate.value, step_run.via), now, more)
         elif isinstance(candidate, BoundModel):
             step_run.attempts_spent = step_run.throttled = step_run.repairs = 0
             step_run.delay = 0.0
@@ -893,7 +1008,7 @@ class Execution:
         was_waiting = step_run in self._waiting
         self._resume(step_run)
         if isinstance(outcome, Completed):
-            completed = Completed(outcome.value, self._via(step_run))
+            completed = Completed(outcome.value, step_run.via)
             self._settle(step_run.step.index, step_run.item, completed, now, more)
             return
         if was_waiting:
@@ -906,7 +1021,7 @@ class Execution:
     def _end_by_deadline(self, step_run: StepRun, now: float, more: list[Decision]) -> None:
         """Use the first plain value among the fallbacks that are left; nothing else has time to run."""
         step = step_run.step
-        left = self.candidates[step.index][step_run.candidate :]
+        left = self.candidates[step.index][step_run.candidate_index :]
         value = next((candidate for candidate in left if isinstance(candidate, FallbackValue)), None)
         if value is not None:
             outcome: Outcome[Any] = Completed(value.value, "fallback:value")
@@ -914,86 +1029,3 @@ class Execution:
             seconds = step.step_seconds or 0.0
             outcome = Failed(StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned))
         self._settle(step.index, step_run.item, outcome, now, more)
-
-    def _via(self, step_run: StepRun) -> str:
-        candidate = self._candidate(step_run)
-        name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
-        return f"fallback:{name}"
-
-
-def _cancellation_in(group: BaseExceptionGroup[BaseException], step: str) -> BaseException:
-    """Return what goes on when a cancelled step also raised: the cancellation; its clean-up's errors are logged."""
-    cancelled, rest = group.split(trio.Cancelled)
-    if cancelled is None or not isinstance(rest, ExceptionGroup):
-        return group
-    _log.warning("the clean-up of step %r raised while it was cancelled", step, exc_info=rest)
-    return only_error(cancelled)
-
-
-def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a group of exceptions holds, if it is one thing; else the group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def texts_in(value: Any) -> list[str]:
-    """Return the texts that an output holds, in order.
-
-    Example:
-        >>> texts_in({"title": "A", "lines": ["B", "C"], "score": 1})
-        ['A', 'B', 'C']
-    """
-    if isinstance(value, str):
-        return [value]
-    if hasattr(type(value), "model_fields"):  # a pydantic model
-        value = dict(value)
-    elif is_dataclass(value):
-        value = {part.name: getattr(value, part.name) for part in fields(value)}
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [text for part in value for text in texts_in(part)]
-    return []
-
-
-def _unwrapped(error: Exception, step: str) -> Exception:
-    """Return what a step raised: a group of one is unwrapped, a foreign event loop is named."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    is_foreign = isinstance(error, TypeError) and "unrecognized yield message" in str(error)
-    if is_foreign or (
-        isinstance(error, RuntimeError)
-        and ("no running event loop" in str(error) or "no current event loop" in str(error))
-    ):
-        reason = 'calls an asyncio library, but async steps run on trio. Declare it with executor="asyncio".'
-        failure = StepCodeError(step, "function", reason)
-        failure.__cause__ = error
-        return failure
-    return error
-
-
-def _bug(step: str, part: str, error: Exception) -> StepCodeError:
-    """Return the error for user code that must not raise, its cause chained."""
-    if isinstance(error, TypeError) and _text_of(error).startswith(("returned ", "is async")):
-        failure = StepCodeError(step, part, str(error))
-    else:
-        failure = StepCodeError(
-            step, part, f"raised {type(error).__name__}: {_text_of(error)}. Correct the pipeline's code."
-        )
-    failure.__cause__ = error
-    return failure
-
-
-def _text_of(error: Exception) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an exception's own __str__ may do anything
-        return f"<{type(error).__name__} without a readable message>"
-
-
-def _fault(error: Exception) -> Fault:
-    kind = error.kind if isinstance(error, ProviderError) else type(error).__name__
-    status = error.status if isinstance(error, ProviderError) else None
-    return Fault(kind, _text_of(error) or kind, isinstance(error, PipelineEngineError) and error.is_transient, status)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline_engine.schedule.asyncio_loop import AsyncioExecutor
-    from pipeline_engine.schedule.execution import StepRun
     from pipeline_engine.schedule.processes import ProcessExecutor
     from pipeline_engine.schedule.scheduler import Scheduler
+    from pipeline_engine.schedule.step_run import StepRun
 
 __all__ = ["StepExecutors"]
 

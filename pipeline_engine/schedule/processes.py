@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from pipeline_engine.errors import StepCodeError
 
 if TYPE_CHECKING:
-    from pipeline_engine.schedule.execution import StepRun
+    from pipeline_engine.schedule.step_run import StepRun
 
 __all__ = ["ProcessExecutor"]
 

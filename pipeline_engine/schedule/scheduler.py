@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pipeline_engine.schedule.queue import Entry, ReadyQueue
+from pipeline_engine.schedule.sharing import Flights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,8 @@ class Scheduler:
         """Reads the engine's one clock."""
         self.free = capacity
         self.queue = ReadyQueue()
+        self.flights = Flights()
+        """The calls that equal ones wait for."""
         self.threads = trio.CapacityLimiter(math.inf)  # the slots bound the threads
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_number = 0

@@ -183,6 +183,12 @@ class RunState:
                 self._source_ended(follower, index, decisions)
         return decisions
 
+    def widen(self, index: int, width: int, by: int | None) -> list[Decision]:
+        """Take in that a started step has divided its work into so many items; their starts follow."""
+        decisions: list[Decision] = []
+        self._widen(self.plan.steps[index], width, by, decisions)
+        return decisions
+
     def answer(self, index: int, item: int | None, *, is_wanted: bool) -> list[Decision]:
         """Take in what a step's `when=` said."""
         decisions: list[Decision] = []
@@ -403,6 +409,9 @@ class RunState:
                 if listed is None:
                     return
             width = len(listed)
+        self._widen(step, width, by, decisions)
+
+    def _widen(self, step: PlannedStep, width: int, by: int | None, decisions: list[Decision]) -> None:
         self._maps[step.index] = _Map([None] * width, width)
         decisions.append(Open(step.index, width, by))
         if width == 0 and not step.is_on_demand:
@@ -496,7 +505,10 @@ class RunState:
             if mapped.on_the_way == 0:
                 self._decide(step.index, None, mapped.closing, decisions)
         elif mapped.unsettled == 0:
-            self._decide(step.index, None, Completed(self._kept(mapped)), decisions)
+            kept = self._kept(mapped)
+            if step.kind == "embed":  # its items are batches, which nobody outside knows of
+                kept = [vector for batch in kept for vector in batch]
+            self._decide(step.index, None, Completed(kept), decisions)
 
     @staticmethod
     def _kept(mapped: _Map) -> list[Any]:

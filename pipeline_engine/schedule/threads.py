@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from pipeline_engine.schedule.execution import StepRun
     from pipeline_engine.schedule.scheduler import Scheduler
+    from pipeline_engine.schedule.step_run import StepRun
 
 __all__ = ["ThreadExecutor"]
 

@@ -33,7 +33,7 @@ def test_totals_add_up_documents_steps_waits_and_tokens(record_stream):
     assert (summary.count, summary.completed, summary.skipped, summary.attempts) == (101, 100, 1, 100)
     assert (summary.p50, summary.p95, summary.max) == (50.5, 95.5, 100.5)
     assert (summary.total, summary.mean) == (5100.0, 51.0)
-    assert result.waits == {"slot": 50.0, "backoff": 0.0, "fallback": 0.0}
+    assert result.waits == {"slot": 50.0, "backoff": 0.0, "fallback": 0.0, "shared": 0.0, "warm": 0.0}
     assert (result.input_tokens, result.output_tokens) == (1000, 200)
 
 
@@ -113,6 +113,8 @@ def test_the_table_has_a_row_per_step_in_the_pipelines_order(record_stream):
             "slot_wait": 0.0,
             "backoff_wait": 0.0,
             "fallback_wait": 0.0,
+            "shared_wait": 0.0,
+            "warm_wait": 0.0,
             "input_tokens": 10,
             "output_tokens": 2,
         },
@@ -131,6 +133,8 @@ def test_the_table_has_a_row_per_step_in_the_pipelines_order(record_stream):
             "slot_wait": 0.5,
             "backoff_wait": 0.0,
             "fallback_wait": 0.0,
+            "shared_wait": 0.0,
+            "warm_wait": 0.0,
             "input_tokens": 0,
             "output_tokens": 0,
         },

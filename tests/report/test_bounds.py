@@ -84,7 +84,7 @@ def test_a_fallback_steps_work_counts_where_it_was_waited_for(record_stream):
     trace = run.trace(4)
 
     assert trace.bounds.critical_path == 3
-    assert trace.waits == {"slot": 1, "backoff": 0, "fallback": 3}
+    assert trace.waits == {"slot": 1, "backoff": 0, "fallback": 3, "shared": 0, "warm": 0}
 
 
 def test_a_stream_that_unblocks_itself_in_a_circle_ends(record_stream):

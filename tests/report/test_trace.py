@@ -92,7 +92,8 @@ def test_tokens_of_all_attempts_are_added_up(document_trace):
 
 def test_waits_are_added_up_by_what_was_waited_for(document_trace):
     """Slots, limits and back-off have different cures."""
-    assert document_trace.waits == {"slot": 0.6, "backoff": pytest.approx(0.8), "fallback": 0.0}
+    waits = {"slot": 0.6, "backoff": pytest.approx(0.8), "fallback": 0.0, "shared": 0.0, "warm": 0.0}
+    assert document_trace.waits == waits
 
 
 def test_the_head_of_a_trace_says_which_run_it_is(document_trace):

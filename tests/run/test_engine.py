@@ -189,7 +189,7 @@ async def test_a_model_is_opened_once_for_all_runs_of_an_engine(script):
 
 def test_models_with_other_settings_are_other_models():
     """A temperature of 0 must not be asked with that of 1."""
-    pool = ModelPool()
+    pool = ModelPool(capacity=8)
     settings = {"base_url": "http://127.0.0.1:9", "api_key": "none"}
     cold, warm, again = (pool.take(Model("openai:m", temperature=t, **settings)).model for t in (0.0, 1.0, 0.0))
     assert cold is again
