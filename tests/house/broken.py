@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipeline_engine import Drop, Pipeline, PlanError, compile_pipeline, run_pipeline, use
+from pipeline_engine import Drop, Pipeline, PlanError, Timeout, compile_pipeline, run_pipeline, use
 
 __all__ = ["messages"]
 
@@ -192,6 +192,15 @@ def mapped_inside_mapped():
     return pipeline
 
 
+def idle_between_nothing():
+    pipeline = article()
+
+    @pipeline.llm("fast", str, timeout=Timeout(idle=5))
+    def title(document: str) -> str: ...
+
+    return pipeline
+
+
 def asking():
     pipeline = article()
 
@@ -221,6 +230,7 @@ BROKEN = [
     drop_without_each(),
     mapped_inside_mapped(),
     article(),
+    idle_between_nothing(),
 ]
 BINDINGS = [{}, {"fast": "openai:gpt-4o"}, {"fast": "offline:extractive", "strong": "offline:extractive"}]
 
