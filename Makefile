@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench docs-check clean
+.PHONY: help demo test check servers bench bench-calls docs-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -38,8 +38,14 @@ check: $(VENV)/test.stamp  ## Lint, types and layers
 test: check  ## Everything that must hold: lint, types, layers, tests
 	$(BIN)/python -m pytest
 
+servers: $(VENV)/test.stamp  ## Run the pipeline against servers that nobody here wrote; they need Node.js
+	$(BIN)/python -m tests.servers
+
 bench: $(VENV)/bench.stamp  ## Print the benchmarks' ratios
 	$(BIN)/python -m tests.benchmarks
+
+bench-calls: $(VENV)/bench.stamp  ## Print what calls cost under load, up to 10,000 at once, against httpx2 and aiohttp: two processors, an hour
+	$(BIN)/python -m tests.benchmarks calls
 
 clean:  ## Remove what was made
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The pipeline against servers that nobody here wrote: `python -m tests.servers`, or `make servers`."""
