@@ -631,13 +631,13 @@ class Execution:
         turn_began = read_clock()
         while step_run is not None:
             is_timed = step_run.step.is_timed
-            scope = trio.CancelScope() if is_timed else _NO_SCOPE
+            scope: Any = trio.CancelScope() if is_timed else _NO_SCOPE
             try:
                 with scope:
                     while step_run is not None and step_run.step.is_timed is is_timed:
                         now = self._begin_attempt(step_run)
                         deadline = math.inf
-                        if isinstance(scope, trio.CancelScope):
+                        if is_timed:
                             step_run.scope = scope
                             scope.deadline = deadline = self._deadline(step_run, now)
                         value: Any = None
@@ -855,7 +855,7 @@ class Execution:
             if step.output.validate is not None or step.check is not None:
                 now = self.scheduler.now()
         if error is None:
-            outcome = Completed(value, step_run.via)
+            outcome = Completed(value, step_run.via if step_run.candidate_index else None)
             if item is None and not self._callers:
                 # The way that nearly every step takes.
                 self.emit(StepFinished(now, step.name, None, outcome))

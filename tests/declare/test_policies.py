@@ -48,7 +48,9 @@ def test_timeouts_merge_field_by_field():
     """Tightening one bound must not lift another."""
     layers = [Policy(timeout=Timeout(attempt=60, step=300)), Policy(timeout=Timeout(step=100, connect=None))]
 
-    assert effective_policy("llm", layers)[1] == Timeout(connect=None, first_token=None, idle=None, attempt=60, step=100)
+    assert effective_policy("llm", layers).timeout == Timeout(
+        connect=None, first_token=None, idle=None, attempt=60, step=100
+    )
 
 
 @pytest.mark.parametrize("kind", ["llm", "function"])
@@ -56,14 +58,14 @@ def test_none_switches_off_what_was_inherited(kind):
     """There must be a way to say: this one not at all."""
     outer = Policy(retry=Retry(attempts=7), timeout=Timeout(attempt=60, step=300))
 
-    assert effective_policy(kind, [outer, Policy(retry=None, timeout=None)]) [:2] == (ONCE, UNBOUND)
+    assert effective_policy(kind, [outer, Policy(retry=None, timeout=None)])[:2] == (ONCE, UNBOUND)
 
 
 def test_a_timeout_after_none_starts_from_nothing():
     """What was switched off outside does not come back by a side door."""
     layers = [Policy(timeout=None), Policy(timeout=5)]
 
-    assert effective_policy("llm", layers)[1] == Timeout(connect=None, first_token=None, idle=None, attempt=5, step=None)
+    assert effective_policy("llm", layers).timeout == Timeout(attempt=5).over(UNBOUND)
 
 
 def test_a_pipelines_retry_does_not_reach_function_steps():

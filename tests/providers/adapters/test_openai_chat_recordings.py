@@ -44,6 +44,12 @@ def text_of(content):
     return content or ""
 
 
+def read(call, body):
+    reader = open_stream(Reply(200, call["response_headers"]), ENDPOINT)
+    reader.feed(body)
+    return reader.close()
+
+
 def test_every_answer_is_read_to_the_letter(calls):
     """Text, reason to finish, usage and model are what steps, retries and budgets go by."""
     answered = [call for call in calls if is_answered(call) and not is_stream(call)]
@@ -118,8 +124,6 @@ def test_a_recorded_stream_that_was_cut_anywhere_is_a_typed_error_or_whole(calls
         body = call["response_body"].encode()
         finish = re.search(rb'"finish_reason": ?"|data: \[DONE\]', body)
         for end in range(0, finish.start(), 61):
-            reader = open_stream(Reply(200, call["response_headers"]), ENDPOINT)
             with pytest.raises(ProviderError) as caught:
-                reader.feed(body[:end])
-                reader.close()
+                read(call, body[:end])
             assert caught.value.kind in {"stream_truncated", "bad_response"}, (call["id"], end)

@@ -134,7 +134,8 @@ def test_a_request_is_written_to_the_byte():
         encode(request, settings, True)
         == (
             '{"model":"gpt-5","input":[{"type":"message","role":"system","content":"Be brief."},'
-            '{"type":"message","role":"user","content":"One é\\n\\nTwo\u2028"},{"type":"message","role":"assistant","content":"Yes?"},'
+            '{"type":"message","role":"user","content":"One é\\n\\nTwo\u2028"},'
+            '{"type":"message","role":"assistant","content":"Yes?"},'
             '{"type":"message","role":"user","content":"Three"}],"store":false,"temperature":0,"max_output_tokens":9,"stream":true}'
         ).encode()
     )
@@ -473,7 +474,11 @@ def test_a_streamed_call_of_a_tool_is_known_though_it_is_not_repeated():
             RateLimitError,
             "rate_limited",
         ),
-        ({"type": "response.failed", "response": {"status": "failed", "error": None}}, UnavailableError, "stream_error"),
+        (
+            {"type": "response.failed", "response": {"status": "failed", "error": None}},
+            UnavailableError,
+            "stream_error",
+        ),
         ({"type": "response.failed"}, UnavailableError, "stream_error"),
     ],
 )
