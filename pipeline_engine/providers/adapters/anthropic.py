@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.errors import RejectedError
 from pipeline_engine.providers.adapters.adapter import ChatAdapter, Reply, Settings, merged
-from pipeline_engine.providers.adapters.reading import EventReader
+from pipeline_engine.providers.adapters.reading import EventReader, document_in, without
 from pipeline_engine.providers.adapters.strict_schema import Subset, strict_schema
 from pipeline_engine.providers.adapters.writing import (
     UnsupportedPartError,
@@ -16,7 +16,7 @@ from pipeline_engine.providers.adapters.writing import (
     joined_by_role,
     json_instructions,
 )
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.classification import error_in_reply
 from pipeline_engine.providers.wire.replies import count_of, header_id, mapping_of, media_type, parse_json
 from pipeline_engine.providers.wire.splitting import EventSplitter
 from pipeline_engine.values import Completion, File, Finish, Image, Message, Part, Request, Text, Usage
@@ -169,21 +169,12 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something that is no completion.
     """
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        fields = mapping_of(parse_json(body))
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    fields = mapping_of(document_in(reply, endpoint))
     _refuse_error(fields, reply, endpoint)
     content = fields.get("content")
     blocks = [mapping_of(block) for block in content] if isinstance(content, list) else []
     if not blocks and not fields.get("stop_reason"):
-        text = body.decode("utf-8", "replace")
-        raise unreadable_reply(status, headers, text, endpoint, "JSON without any content")
+        raise without(reply, endpoint, "JSON without any content")
     text = "".join(_text(block) for block in blocks)
     return _completion(text, fields, mapping_of(fields.get("usage")), fields.get("model"), reply, endpoint)
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pipeline_engine.errors import StreamTruncatedError, UnavailableError
 from pipeline_engine.providers.adapters.adapter import ChatAdapter, Reply, Settings, merged
-from pipeline_engine.providers.adapters.reading import EventReader
+from pipeline_engine.providers.adapters.reading import EventReader, document_in, without
 from pipeline_engine.providers.adapters.strict_schema import Subset, strict_schema
 from pipeline_engine.providers.adapters.writing import (
     UnsupportedPartError,
@@ -17,7 +17,7 @@ from pipeline_engine.providers.adapters.writing import (
     joined_by_role,
     json_instructions,
 )
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.classification import error_in_reply
 from pipeline_engine.providers.wire.replies import (
     count_of,
     excerpt,
@@ -177,22 +177,13 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something that is no completion.
     """
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        document = parse_json(body)
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    document = document_in(reply, endpoint)
     folding = _Folding(reply, endpoint)
     folding.take_document(document)
     if not folding.has_begun:
-        text = body.decode("utf-8", "replace")
-        raise unreadable_reply(status, headers, text, endpoint, "JSON without any candidate")
+        raise without(reply, endpoint, "JSON without any candidate")
     if isinstance(document, list) and not folding.may_end:
-        raise StreamTruncatedError(model=endpoint.name, request_id=header_id(headers))
+        raise StreamTruncatedError(model=endpoint.name, request_id=header_id(reply.headers))
     return folding.completion()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.providers.adapters.adapter import ChatAdapter, EmbeddingAdapter, Reply, Settings, merged
 from pipeline_engine.providers.adapters.openai_chat import bearer
-from pipeline_engine.providers.adapters.reading import EventReader
+from pipeline_engine.providers.adapters.reading import EventReader, document_in, without
 from pipeline_engine.providers.adapters.strict_schema import Subset, strict_schema
 from pipeline_engine.providers.adapters.vectors import read_embeddings
 from pipeline_engine.providers.adapters.writing import (
@@ -17,7 +17,7 @@ from pipeline_engine.providers.adapters.writing import (
     joined_by_role,
     json_instructions,
 )
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.classification import error_in_reply
 from pipeline_engine.providers.wire.replies import count_of, header_id, mapping_of, media_type, parse_json, text_of
 from pipeline_engine.providers.wire.splitting import LineSplitter
 from pipeline_engine.values import Completion, File, Finish, Image, Message, Request, Usage
@@ -114,10 +114,9 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something that is no completion.
     """
-    status, headers, body = reply
     fields = _fields(reply, endpoint)
     if not mapping_of(fields.get("message")):
-        raise unreadable_reply(status, headers, body.decode("utf-8", "replace"), endpoint, "JSON without any message")
+        raise without(reply, endpoint, "JSON without any message")
     folding = _Folding(reply, endpoint)
     folding.take_fields(fields)
     return folding.completion()
@@ -125,17 +124,9 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
 
 def _fields(reply: Reply, endpoint: Endpoint) -> Mapping[str, Any]:
     """Return what a successful reply holds, and raise what any other means."""
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        fields = mapping_of(parse_json(body))
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    fields = mapping_of(document_in(reply, endpoint))
     if fields.get("error"):
-        raise error_in_reply(status, headers, fields, endpoint)
+        raise error_in_reply(reply.status, reply.headers, fields, endpoint)
     return fields
 
 

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.providers.adapters.adapter import ChatAdapter, Reply, Settings, merged
-from pipeline_engine.providers.adapters.reading import EventReader
+from pipeline_engine.providers.adapters.reading import EventReader, document_in, without
 from pipeline_engine.providers.adapters.strict_schema import strict_schema
 from pipeline_engine.providers.adapters.writing import as_json, described, joined_by_role, json_instructions
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.classification import error_in_reply
 from pipeline_engine.providers.wire.replies import count_of, header_id, mapping_of, media_type, parse_json
 from pipeline_engine.providers.wire.splitting import EventSplitter
 from pipeline_engine.values import Completion, File, Finish, Image, Message, Part, Request, Text, Usage
@@ -106,15 +106,7 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something that is no completion.
     """
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        document = parse_json(body)
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    document = document_in(reply, endpoint)
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     fields = mapping_of(document)
@@ -122,16 +114,23 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
     choices = fields.get("choices")
     choice = mapping_of(choices[0]) if isinstance(choices, list) and choices else {}
     if not choice:
-        raise unreadable_reply(status, headers, body.decode("utf-8", "replace"), endpoint, "JSON without any choice")
+        raise without(reply, endpoint, "JSON without any choice")
     raw_finish = choice.get("finish_reason")
     if choice.get("error") or _finish(raw_finish) == "error":
-        raise error_in_reply(status, headers, {"error": choice.get("error") or {"code": raw_finish}}, endpoint)
+        raise error_in_reply(
+            reply.status, reply.headers, {"error": choice.get("error") or {"code": raw_finish}}, endpoint
+        )
     message = mapping_of(choice.get("message"))
     # Azure leaves out the message of a choice that its filter has stopped.
     raw_finish = raw_finish if "message" in choice else "content_filter"
     answered_by = fields.get("model")
     return _completion(
-        _text(message), raw_finish, _refusal(message), _usage(fields.get("usage")), answered_by, header_id(headers)
+        _text(message),
+        raw_finish,
+        _refusal(message),
+        _usage(fields.get("usage")),
+        answered_by,
+        header_id(reply.headers),
     )
 
 

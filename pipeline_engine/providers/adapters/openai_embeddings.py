@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.providers.adapters.adapter import EmbeddingAdapter, Reply, Settings, merged
 from pipeline_engine.providers.adapters.openai_chat import bearer
+from pipeline_engine.providers.adapters.reading import document_in
 from pipeline_engine.providers.adapters.vectors import read_embeddings
 from pipeline_engine.providers.adapters.writing import as_json
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
-from pipeline_engine.providers.wire.replies import mapping_of, parse_json
+from pipeline_engine.providers.wire.classification import error_in_reply
+from pipeline_engine.providers.wire.replies import mapping_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,18 +48,10 @@ def decode(reply: Reply, endpoint: Endpoint, count: int) -> Embeddings:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something else than so many vectors.
     """
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        document = parse_json(body)
-    except ValueError:
-        text = body[:4000].decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    document = document_in(reply, endpoint)
     fields = mapping_of(document)
     if fields.get("error") or fields.get("object") == "error":
-        raise error_in_reply(status, headers, fields, endpoint)
+        raise error_in_reply(reply.status, reply.headers, fields, endpoint)
     tokens = mapping_of(fields.get("usage")).get("prompt_tokens")
     return read_embeddings(_in_order(fields.get("data")), fields, tokens, reply, endpoint, count)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.providers.adapters.adapter import ChatAdapter, Reply, Settings, merged
 from pipeline_engine.providers.adapters.openai_chat import bearer
-from pipeline_engine.providers.adapters.reading import EventReader
+from pipeline_engine.providers.adapters.reading import EventReader, document_in, without
 from pipeline_engine.providers.adapters.strict_schema import strict_schema
 from pipeline_engine.providers.adapters.writing import (
     UnsupportedPartError,
@@ -15,7 +15,7 @@ from pipeline_engine.providers.adapters.writing import (
     joined_by_role,
     json_instructions,
 )
-from pipeline_engine.providers.wire.classification import error_in_reply, error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.classification import error_in_reply
 from pipeline_engine.providers.wire.replies import count_of, header_id, mapping_of, media_type, parse_json, text_of
 from pipeline_engine.providers.wire.splitting import EventSplitter
 from pipeline_engine.values import Completion, File, Finish, Image, Message, Part, Request, Text, Usage
@@ -112,25 +112,17 @@ def decode(reply: Reply, endpoint: Endpoint) -> Completion:
         RateLimitError: If the call was refused for its rate.
         UnavailableError: If the server failed, or answered something that is no completion.
     """
-    status, headers, body = reply
-    if not 200 <= status < 300:
-        raise error_of_response(status, headers, body, endpoint)
-    try:
-        fields = mapping_of(parse_json(body))
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-        lack = "something that is not JSON" if text.strip() else "an empty body"
-        raise unreadable_reply(status, headers, text, endpoint, lack) from None
+    fields = mapping_of(document_in(reply, endpoint))
     state = text_of(fields.get("status"))
     if fields.get("error") or fields.get("object") == "error" or state in _NO_ANSWERS:
         raise _failure(fields, reply, endpoint)
     output = fields.get("output")
     if state in _PENDING or not isinstance(output, list) or not (output or state):
         lack = f"a response that is still {state}" if state in _PENDING else "JSON without any output"
-        raise unreadable_reply(status, headers, body.decode("utf-8", "replace"), endpoint, lack)
+        raise without(reply, endpoint, lack)
     answer = _Answer()
     answer.take_items(output)
-    return answer.completion(fields, header_id(headers))
+    return answer.completion(fields, header_id(reply.headers))
 
 
 def _failure(fields: Mapping[str, Any], head: Reply, endpoint: Endpoint) -> ProviderError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline_engine.errors import StreamTruncatedError, UnavailableError
-from pipeline_engine.providers.wire.classification import unreadable_reply
-from pipeline_engine.providers.wire.replies import header_id
+from pipeline_engine.providers.wire.classification import error_of_response, unreadable_reply
+from pipeline_engine.providers.wire.replies import header_id, parse_json
 from pipeline_engine.providers.wire.splitting import OversizedEventError
 
 if TYPE_CHECKING:
@@ -16,7 +16,28 @@ if TYPE_CHECKING:
     from pipeline_engine.providers.wire.splitting import ServerEvent, Splitter
     from pipeline_engine.values import Completion
 
-__all__ = ["EventReader", "Folding"]
+__all__ = ["EventReader", "Folding", "document_in", "without"]
+
+
+def document_in(reply: Reply, endpoint: Endpoint) -> Any:
+    """Return the JSON in a response whose status promises some.
+
+    Raises:
+        ProviderError: If the status says that there is none, or what came is no JSON.
+    """
+    if not 200 <= reply.status < 300:
+        raise error_of_response(reply.status, reply.headers, reply.body, endpoint)
+    try:
+        return parse_json(reply.body)
+    except ValueError:
+        pass
+    raise without(reply, endpoint, "something that is not JSON" if reply.body.strip() else "an empty body")
+
+
+def without(reply: Reply, endpoint: Endpoint, lack: str) -> UnavailableError:
+    """Return the error of a response without what was asked for; `lack` says what came instead."""
+    text = reply.body[:4000].decode("utf-8", "replace")
+    return unreadable_reply(reply.status, reply.headers, text, endpoint, lack)
 
 
 class Folding(Protocol):

@@ -8,7 +8,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from pipeline_engine.providers.wire.classification import unreadable_reply
+from pipeline_engine.providers.adapters.reading import without
 from pipeline_engine.providers.wire.replies import count_of, header_id
 from pipeline_engine.values import Embeddings, Usage
 
@@ -36,12 +36,11 @@ def read_embeddings(
     Raises:
         UnavailableError: If these are no vectors, or not so many.
     """
-    status, headers, body = reply
     found = [_vector(vector) for vector in vectors] if isinstance(vectors, list) else []
     lengths = {len(vector) for vector in found}
     if len(found) != count or len(lengths) > 1 or 0 in lengths:
         lack = f"{len(found)} instead of {count} vectors" if len(found) != count else "something else than vectors"
-        raise unreadable_reply(status, headers, body[:4000].decode("utf-8", "replace"), endpoint, lack)
+        raise without(reply, endpoint, lack)
     asked = count_of(tokens)
     answered_by = fields.get("model")
     return Embeddings(
@@ -49,7 +48,7 @@ def read_embeddings(
         # There is no reply in tokens: none are known to be spent on it, where any are known.
         Usage() if asked is None else Usage(asked, 0),
         answered_by if isinstance(answered_by, str) and answered_by else None,
-        header_id(headers),
+        header_id(reply.headers),
     )
 
 

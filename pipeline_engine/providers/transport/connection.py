@@ -76,7 +76,7 @@ class Connection:
             nursery.start_soon(self._cancel_when_readable, nursery.cancel_scope)
             while rest:
                 try:
-                    await trio.lowlevel.wait_writable(self._descriptor)
+                    await trio.lowlevel.wait_writable(self._waitable())
                     rest = rest[self._socket.send(rest) :]
                 except BlockingIOError:
                     pass
@@ -91,7 +91,7 @@ class Connection:
     async def receive(self) -> bytes:
         """Wait for bytes and return them, or b"" if the server has ended the connection."""
         while True:
-            await trio.lowlevel.wait_readable(self._descriptor)
+            await trio.lowlevel.wait_readable(self._waitable())
             try:
                 return self._socket.recv(_READ_BYTES)
             except BlockingIOError:
@@ -104,9 +104,15 @@ class Connection:
         except BlockingIOError:
             return None
 
+    def _waitable(self) -> int:
+        """Return the descriptor, unless the connection was closed meanwhile."""
+        if self._descriptor < 0:
+            raise trio.ClosedResourceError("the connection was closed")
+        return self._descriptor
+
     async def _cancel_when_readable(self, scope: trio.CancelScope) -> None:
         try:
-            await trio.lowlevel.wait_readable(self._descriptor)
+            await trio.lowlevel.wait_readable(self._waitable())
         except (OSError, trio.ClosedResourceError):
             return  # whoever sends meets it as well
         scope.cancel()
@@ -139,7 +145,7 @@ class TlsConnection(Connection):
         """
         while not self._has_shaken_hands():
             await self._send_encrypted()
-            await trio.lowlevel.wait_readable(self._descriptor)
+            await trio.lowlevel.wait_readable(self._waitable())
             self._fill()
         await self._send_encrypted()
 
@@ -164,7 +170,7 @@ class TlsConnection(Connection):
         """Wait for bytes and return them, or b"" if the server has ended the connection."""
         while (data := self._decrypted()) is None:
             self._try_flush()
-            await trio.lowlevel.wait_readable(self._descriptor)
+            await trio.lowlevel.wait_readable(self._waitable())
             self._fill()
         return data
 
@@ -220,4 +226,4 @@ class TlsConnection(Connection):
             try:
                 rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._descriptor)
+                await trio.lowlevel.wait_writable(self._waitable())

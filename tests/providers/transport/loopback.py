@@ -28,21 +28,28 @@ class Peer:
         """Read one request and return its head and body; None if the client has hung up."""
         data = self._unread
         while b"\r\n\r\n" not in data:
-            try:
-                received = await self.stream.receive_some(65536)
-            except trio.BrokenResourceError:
-                return None
-            if not received:
+            if not (received := await self._receive()):
                 return None
             data += received
         head, _, body = data.partition(b"\r\n\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         length = int(fields.get(b"content-length", 0))
-        while len(body) < length:
-            body += await self.stream.receive_some(65536)
+        pieces, missing = [body], length - len(body)
+        while missing > 0:
+            if not (received := await self._receive()):
+                return None
+            pieces.append(received)
+            missing -= len(received)
+        body = b"".join(pieces)
         self._unread = body[length:]
         self.server.requests.append((self.number, head, body[:length]))
         return head, body[:length]
+
+    async def _receive(self):
+        try:
+            return await self.stream.receive_some(65536)
+        except trio.BrokenResourceError:
+            return b""
 
     async def send(self, data):
         await self.stream.send_all(data)
@@ -53,10 +60,7 @@ class Peer:
 
     async def hung_up(self):
         """Wait until the client has closed the connection."""
-        try:
-            while await self.stream.receive_some(65536):
-                pass
-        except trio.BrokenResourceError:
+        while await self._receive():
             pass
 
 
@@ -80,7 +84,7 @@ def answering(*answers):
 
 @dataclass
 class Server:
-    """Listen, and let a script talk to whoever comes: the n-th script to the n-th connection, the last to all others."""
+    """Listen, and let the n-th script talk to the n-th connection; the last one talks to all others."""
 
     scripts: list
     tls: ssl.SSLContext | None = None

@@ -554,6 +554,33 @@ async def test_aclose_ends_what_is_in_use_as_well(pool, serve, nursery):
     assert ([type(error) for error in raised], server.open) == ([httpx2.ReadError], 0)
 
 
+async def test_a_response_of_a_closed_pool_is_an_error(pool, serve):
+    """It may be read by a task that knows nothing of the closing."""
+
+    async def stream(peer):
+        await peer.request()
+        await peer.send(CHUNKED + b"5\r\nhello\r\n")
+        await peer.hung_up()
+
+    server = await serve(stream)
+    response = await pool.send(request(server))
+    await response.receive()
+    await pool.aclose()
+    with pytest.raises(httpx2.ReadError):
+        await response.receive()
+
+    assert await pool.send(request(server)) is not response
+
+
+async def test_a_virtual_clock_jumps_over_idle_connections(pool, serve, virtual_clock):
+    """Tests of whole pipelines jump for hours, with connections kept or not."""
+    server = await serve(answer_ok)
+    answer = await ask(pool, server, timeout=float("inf"))
+    await trio.sleep(3600)
+
+    assert (answer, pool.statistics().open) == ((200, b"ok"), 0)
+
+
 async def test_beyond_the_cap_a_connection_is_refused_as_the_system_would(pool, serve, monkeypatch):
     """The journal and the logs need descriptors too: a pool that takes the last one breaks them."""
     server, other = await serve(answer_ok), await serve(answer_ok)
