@@ -12,7 +12,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +27,8 @@ PEER = "aiohttp"
 STOCK = "httpx2"
 SLOW_PER_CALL = 0.04
 """CPU seconds per call after which a client is given up: the stock pool's cost grows with the calls in it."""
+MAX_STOCK_CALLS = 1_000
+"""The stock pool is not run with more: it does not finish."""
 TARGETS = {"ours, httptools": 1.3, "ours, h11": 2.0}
 """How many times aiohttp's CPU time a call may take, from 1,000 at the same time on."""
 MAX_GROWTH = 1.5
@@ -125,13 +127,13 @@ def microseconds(results: Sequence[Measured], level: Level) -> Timing:
     return Timing(tuple(result.cpu / (level.calls * level.rounds) * 1e6 for result in results))
 
 
-def compare(title: str, levels: Sequence[Level], rounds: int, clients: Sequence[str], most_stock_calls: int) -> None:
+def compare(title: str, levels: Sequence[Level], rounds: int, clients: Sequence[str]) -> None:
     """Print what a call costs each client at all levels."""
     costs: dict[str, dict[int, Timing]] = {client: {} for client in clients}
     rates: dict[str, dict[int, float]] = {client: {} for client in clients}
     every: list[Measured] = []
     for level in levels:
-        asked = [client for client in clients if client != STOCK or level.calls <= most_stock_calls]
+        asked = [client for client in clients if client != STOCK or level.calls <= MAX_STOCK_CALLS]
         for client, results in in_turns(level, asked, rounds).items():
             if len(results) == rounds:
                 costs[client][level.calls] = microseconds(results, level)
@@ -139,17 +141,17 @@ def compare(title: str, levels: Sequence[Level], rounds: int, clients: Sequence[
                 every += results
     calls = [level.calls for level in levels]
     header = ("", *(f"{number:,}" for number in calls))
-    rows = [
-        (client, *(costs[client][number].median if number in costs[client] else "DNF" for number in calls))
-        for client in clients
-    ]
-    print_table(f"{title}, at the same time: CPU us per call, medians of {rounds}", header, rows)
-    ideal = ("ideal", *(level.calls / level.seconds for level in levels))
-    print_table(
-        "  calls per second of wall time",
-        header,
-        [ideal, *((client, *(rates[client].get(number, "DNF") for number in calls)) for client in clients)],
-    )
+    missing = {(STOCK, number): "not run" for number in calls if number > MAX_STOCK_CALLS}
+
+    def shown(client: str, figures: Mapping[int, float]) -> tuple[object, ...]:
+        return (client, *(figures.get(number, missing.get((client, number), "DNF")) for number in calls))
+
+    medians = {client: {number: cost.median for number, cost in of.items()} for client, of in costs.items()}
+    title = f"{title}, at the same time: CPU us per call, medians of {rounds}"
+    print_table(title, header, [shown(client, medians[client]) for client in clients])
+    ideal = shown("ideal", {level.calls: level.calls / level.seconds for level in levels})
+    rows = [ideal, *(shown(client, rates[client]) for client in clients)]
+    print_table("  calls per second of wall time", header, rows)
     busiest = max(result.server_cpu / result.wall for result in every)
     starved = sum(result.starved for result in every) / sum(result.wall for result in every)
     print(f"  The server was busy for at most {busiest:.0%} of the time. {_starvation(starved)}")
@@ -159,13 +161,12 @@ def compare(title: str, levels: Sequence[Level], rounds: int, clients: Sequence[
         worst = max((ratio for number, ratio in ratios.items() if number >= 1_000), default=None)
         is_judged = client in TARGETS and worst is not None
         verdict = f"1,000 on {judged(worst, TARGETS[client])}" if is_judged else ""
-        rows.append((client, *(ratios.get(number, "DNF") for number in calls), verdict))
+        rows.append((*shown(client, ratios), verdict))
     print_table(f"  x {PEER}", (*header, "target"), rows)
     growth = [(client, of[5_000] / of[100]) for client, of in costs.items() if 100 in of and 5_000 in of]
-    rows = [
-        (client, factor, judged(factor, MAX_GROWTH) if client.startswith("ours") else "") for client, factor in growth
-    ]
-    if rows:
+    if growth:
+        targets = [judged(factor, MAX_GROWTH) if client in TARGETS else "" for client, factor in growth]
+        rows = [(*row, target) for row, target in zip(growth, targets, strict=True)]
         print_table("  5,000 at the same time : 100", ("", "growth", "target"), rows)
 
 
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     }
     for part, (title, levels) in compared.items():
         if part in parts:
-            compare(title, [level for level in levels if level.calls in wanted], rounds, clients, 1_000)
+            compare(title, [level for level in levels if level.calls in wanted], rounds, clients)
     if "steady" in parts:
         level = Level(1_000, Serving(1.0, 0.5, 20, 0.2), 2) if options.quick else STEADY
         asked = [name for name in FIRST_TOKEN_CLIENTS if not options.clients or name in {*clients, FLOOR}]
