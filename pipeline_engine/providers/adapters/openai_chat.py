@@ -240,6 +240,10 @@ class _Folding:
         return self._take_delta(mapping_of(choice.get("delta")))
 
     def _take_delta(self, delta: Mapping[str, Any]) -> str | None:
+        content = delta.get("content")
+        if content and isinstance(content, str) and not delta.get("refusal"):  # nearly every chunk
+            self._text.append(content)
+            return content
         text, refusal = _text(delta), _refusal(delta)
         if refusal:
             self._refusal.append(refusal)

@@ -180,7 +180,7 @@ def _aware(instant: datetime) -> datetime:
 
 def _seconds_until(instant: datetime | None, server_date: str | None) -> float | None:
     """Compare with the server's own clock: ours may be wrong, and both readings come from the same one."""
-    now = _http_date(server_date) if server_date else None
+    now = _http_date(server_date) if server_date and instant is not None else None
     if instant is None or now is None:
         return None
     return max(0.0, (instant - now).total_seconds())

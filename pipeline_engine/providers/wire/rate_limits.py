@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pipeline_engine.providers.wire.hints import MAX_HINT, number, reset_after
@@ -41,32 +42,43 @@ def rate_limit_state(headers: Mapping[str, str]) -> RateLimitState | None:
     told: dict[str, dict[str, str]] = {}
     for name, value in headers.items():
         # Looked for first because most headers are others, and this is asked of every reply.
-        match = _HEADER.fullmatch(name) if "ratelimit" in name else None
-        if match is not None:
-            what = match["openai"] or match["anthropic"]
-            told.setdefault(what, {})[match["field"] or match["field_"]] = value
+        named = _named(name) if "ratelimit" in name else None
+        if named is not None:
+            what, field = named
+            told.setdefault(what, {})[field] = value
     windows: dict[str, RateLimitWindow] = {}
     for what, fields in told.items():
         window = _window(fields, headers.get("date"))
         if window != _NOT_TOLD:
             # Two limits of one thing both hold: the one with less left is the one that will be met.
             name = what.removesuffix("_usage_based").replace("-", "_")
-            windows[name] = min(windows.get(name, window), window, key=_left)
+            known = windows.get(name)
+            windows[name] = window if known is None else min(known, window, key=_left)
     return RateLimitState(**windows) if windows else None
 
 
+@lru_cache(maxsize=64)
+def _named(name: str) -> tuple[str, str] | None:
+    """Return what a header tells about and which field of it; servers send the same few names with each reply."""
+    match = _HEADER.fullmatch(name)
+    if match is None:
+        return None
+    return match["openai"] or match["anthropic"], match["field"] or match["field_"]
+
+
 def _window(fields: Mapping[str, str], server_date: str | None) -> RateLimitWindow:
-    seconds = reset_after(fields.get("reset", ""), server_date)
+    reset = fields.get("reset")
+    seconds = reset_after(reset, server_date) if reset else None
     return RateLimitWindow(
         # With a limit of 0 there would be no reply to read it from: it is a placeholder of Azure's.
-        limit=_count(fields.get("limit", "")) or None,
-        remaining=_count(fields.get("remaining", "")),
+        limit=_count(fields.get("limit")) or None,
+        remaining=_count(fields.get("remaining")),
         reset_after=None if seconds is None else min(seconds, MAX_HINT),
     )
 
 
-def _count(text: str) -> int | None:
-    return count_of(number(text))
+def _count(text: str | None) -> int | None:
+    return count_of(number(text)) if text else None
 
 
 def _left(window: RateLimitWindow) -> float:

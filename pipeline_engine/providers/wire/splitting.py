@@ -85,6 +85,17 @@ class EventSplitter:
         if self._skips_line_feed and data[:1] == b"\n":
             # The last chunk ended in CR, which ended its line already: this is the rest of a CRLF.
             data = data[1:]
+        is_plain = data.endswith(b"\n\n") and b"\r" not in data and len(data) <= MAX_EVENT_BYTES
+        if is_plain and not (self._chunks or self._data or self._is_first):
+            # Nearly every chunk of nearly every server: whole events of one line each.
+            blocks = data[:-2].split(b"\n\n")
+            if all(block[:6] == b"data: " and b"\n" not in block for block in blocks):
+                self._skips_line_feed = False
+                name, self._name = self._name, ""
+                for block in blocks:
+                    yield ServerEvent(name, block[6:])
+                    name = ""
+                return
         start = 0
         for end in _END_OF_LINE.finditer(data):
             line = data[start : end.start()]
