@@ -158,9 +158,8 @@ def compare(title: str, levels: Sequence[Level], rounds: int, clients: Sequence[
     rows = []
     for client in clients:
         ratios = {number: cost / costs[PEER][number] for number, cost in costs[client].items() if number in costs[PEER]}
-        worst = max((ratio for number, ratio in ratios.items() if number >= 1_000), default=None)
-        is_judged = client in TARGETS and worst is not None
-        verdict = f"1,000 on {judged(worst, TARGETS[client])}" if is_judged else ""
+        judged_ratios = [ratio for number, ratio in ratios.items() if number >= 1_000 and client in TARGETS]
+        verdict = f"1,000 on {judged(max(judged_ratios), TARGETS[client])}" if judged_ratios else ""
         rows.append((*shown(client, ratios), verdict))
     print_table(f"  x {PEER}", (*header, "target"), rows)
     growth = [(client, of[5_000] / of[100]) for client, of in costs.items() if 100 in of and 5_000 in of]

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import trio
 from pydantic_core import from_json
@@ -27,16 +27,14 @@ from tests.benchmarks.calls_server import EVENT_MARK
 from tests.benchmarks.memory import resident_kilobytes
 
 try:
-    from orjson import dumps
+    import orjson
 except ImportError:
-
-    def dumps(value: Any) -> bytes:
-        return json.dumps(value, separators=(",", ":")).encode()
-
+    orjson = None
 
 __all__ = ["CLIENTS", "Job", "Measured"]
 
 Call = Callable[[], Awaitable[None]]
+ParserName = Literal["h11", "httptools"]
 OpenCall = Callable[["Job", "Arrivals"], AbstractAsyncContextManager[Call]]
 
 PROMPT = "Write a title, five keywords and a summary for the following document. " * 29
@@ -118,7 +116,8 @@ def starved_seconds() -> float:
 def request_body(is_streamed: bool) -> bytes:
     """Write the request, as our own adapter writes it."""
     more = {"stream": True, "stream_options": {"include_usage": True}} if is_streamed else {}
-    return dumps({"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], **more})
+    body = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], **more}
+    return json.dumps(body, separators=(",", ":")).encode() if orjson is None else orjson.dumps(body)
 
 
 def text_of(body: bytes) -> str:
@@ -144,7 +143,7 @@ async def take_events(chunks: AsyncIterator[bytes], take: Callable[[str], Awaita
 
 
 @asynccontextmanager
-async def open_ours(parser: str, job: Job, arrivals: Arrivals) -> AsyncIterator[Call]:
+async def open_ours(parser: ParserName, job: Job, arrivals: Arrivals) -> AsyncIterator[Call]:
     from pipeline_engine.providers.adapters.adapter import Endpoint, Settings
     from pipeline_engine.providers.adapters.openai_chat import ADAPTER
     from pipeline_engine.providers.client import HttpModel
@@ -168,7 +167,7 @@ async def open_ours(parser: str, job: Job, arrivals: Arrivals) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def open_wire(parser: str, job: Job, arrivals: Arrivals) -> AsyncIterator[Call]:
+async def open_wire(parser: ParserName, job: Job, arrivals: Arrivals) -> AsyncIterator[Call]:
     """Yield our transport alone: no request is written, no reply parsed."""
     from pipeline_engine.providers.transport import Origin, PoolTransport, WireRequest
 

@@ -122,10 +122,10 @@ class Wheel:
     """What is due, in lists of one millisecond."""
 
     def __init__(self) -> None:
-        self._lists: dict[int, list[Callable[[], None]]] = {}
+        self._lists: dict[int, list[Callable[[], object]]] = {}
         self._due: list[int] = []
 
-    def put(self, seconds: float, do: Callable[[], None]) -> None:
+    def put(self, seconds: float, do: Callable[[], object]) -> None:
         due = int((time.perf_counter() + seconds) * 1000) + 1
         if due not in self._lists:
             self._lists[due] = []
