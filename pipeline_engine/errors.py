@@ -15,6 +15,10 @@ PipelineEngineError
 │   │   └── StreamTruncatedError     a streamed reply that broke off before its end
 │   ├── RateLimitError       refused for rate; carries `retry_after`
 │   └── RejectedError        will not answer this request: bad key, unknown model, invalid request
+│       ├── LimitError           larger than the model's limit of tokens: it could never be sent
+│       └── ParkedError          not sent, because the provider has refused the key of an earlier call
+├── CircuitOpenError     a call that was not made, because what it calls has failed too often
+├── BudgetError          a call that does not fit into what is left of a budget
 └── EngineClosedError    work given to an engine or a runner that is closed
 
 What a caller does differently has a class; what it only reads is an attribute. A retry asks one thing: `is_transient`.
@@ -28,11 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "BudgetError",
+    "CircuitOpenError",
     "DocumentError",
     "DuplicateDocumentError",
     "EngineClosedError",
     "InputError",
+    "LimitError",
     "OutputError",
+    "ParkedError",
     "PipelineEngineError",
     "PlanError",
     "ProviderError",
@@ -132,6 +140,11 @@ class StepError(PipelineEngineError):
         self.failed_step = failed_step or step
         super().__init__(f"step {step!r} of document {document!r} {reason}")
 
+    @property
+    def is_transient(self) -> bool:  # type: ignore[override]  # an instance knows its cause
+        """Whether the cause was transient: a job that failed by it may be run again."""
+        return bool(getattr(self.__cause__, "is_transient", isinstance(self.__cause__, ConnectionError | TimeoutError)))
+
 
 class RunError(PipelineEngineError):
     """Raised by `raise_for_failure()` for a run in which steps failed or were stopped.
@@ -146,6 +159,11 @@ class RunError(PipelineEngineError):
         self.errors = tuple(errors)
         lines = "".join(f"\n  {error}" for error in self.errors)
         super().__init__(f"the run of document {document!r} has {_numbered(len(self.errors), 'failed step')}:{lines}")
+
+    @property
+    def is_transient(self) -> bool:  # type: ignore[override]  # an instance knows its causes
+        """Whether all of its errors are transient."""
+        return all(error.is_transient for error in self.errors)
 
 
 class StepTimeoutError(PipelineEngineError, TimeoutError):
@@ -266,6 +284,83 @@ class RateLimitError(ProviderError):
 
 class RejectedError(ProviderError):
     """Raised when a model will not answer this request, however often it is sent."""
+
+
+class LimitError(RejectedError):
+    """Raised for a request that is larger than its model's limit of tokens: it could never be sent.
+
+    Attributes:
+        tokens: What the request and its reply may need, as estimated.
+        most_tokens: The largest burst of tokens that the model's `Limits` allow.
+    """
+
+    def __init__(self, model: str, tokens: float, most_tokens: float) -> None:
+        self.tokens = tokens
+        self.most_tokens = most_tokens
+        super().__init__(
+            f"was not asked: the request may need {tokens:,.0f} tokens, and its limit allows {most_tokens:,.0f} "
+            "at once. Shorten the prompt, lower max_tokens, or raise Limits(burst_tokens=…)",
+            model=model,
+            kind="too_large",
+        )
+
+
+class ParkedError(RejectedError):
+    """Raised for a call that was not sent, because an earlier one had its key refused, or used up the quota.
+
+    So a wrong key costs a few refused calls, not one for each document. `engine.reset()` tries again.
+    """
+
+    def __init__(self, model: str, cause: Exception) -> None:
+        super().__init__(
+            f"was not asked, because an earlier call was refused: {cause}. "
+            "Set that right; then start anew, or call engine.reset()",
+            model=model,
+            kind="parked",
+        )
+        self.__cause__ = cause
+
+
+class CircuitOpenError(PipelineEngineError):
+    """Raised for a call that was not made, because what it calls has failed too often of late.
+
+    Attributes:
+        name: What is guarded: a model as `"provider:model"`, or a breaker's name.
+        retry_after: Seconds until calls may go through again, to find out whether it is well; 0 while such
+            probes are on their way.
+    """
+
+    is_transient: ClassVar[bool] = True
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        self.name = name
+        self.retry_after = retry_after
+        what = f"the breaker of {name!r}" if name else "the breaker"
+        if retry_after > 0:
+            text = "is open: there were too many failures of late, so no call is made. "
+            text += f"The next one may go in {retry_after:.1f} s."
+        else:
+            text = "is half open: its probes are on their way, and no other call is made until they have ended."
+        super().__init__(f"{what} {text}")
+
+
+class BudgetError(PipelineEngineError):
+    """Raised for a call that does not fit into what is left of a budget with `on_exhausted="fail"`.
+
+    Attributes:
+        budget: Whose budget it is, and how large.
+        spent_usd: US dollars spent so far.
+        spent_tokens: Tokens spent so far.
+    """
+
+    def __init__(self, budget: str, spent_usd: float, spent_tokens: float) -> None:
+        self.budget = budget
+        self.spent_usd = spent_usd
+        self.spent_tokens = spent_tokens
+        super().__init__(
+            f"the call was not sent: it may cost more than is left of {budget} "
+            f"(spent so far: ${spent_usd:.4f}, {spent_tokens:,.0f} tokens). Raise the budget, or lower max_tokens."
+        )
 
 
 class EngineClosedError(PipelineEngineError):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from pipeline_engine.declare.policies import INHERIT, Cache, Drop, Inherit, Policy, Retry, Timeout, Warm
+from pipeline_engine.declare.policies import (
+    INHERIT,
+    Cache,
+    Drop,
+    Hedge,
+    Inherit,
+    Policy,
+    Retry,
+    Timeout,
+    Warm,
+    WhenOpen,
+)
 from pipeline_engine.declare.roles import Role
 from pipeline_engine.declare.steps import NO_DEFAULT, Executor, PromptStep, Scope, Step, declared_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from typing_extensions import TypeForm
+    from typing_extensions import TypeForm, Unpack
 
     from pipeline_engine.values import Message
 
@@ -28,6 +39,26 @@ _TimeoutArgument = Timeout | float | Inherit | None
 _RetryArgument = Retry | Inherit | None
 _CacheArgument = Cache | Inherit | None
 _WarmArgument = Warm | Inherit | None
+_HedgeArgument = Hedge | Inherit | None
+_WhenOpenArgument = WhenOpen | Inherit | None
+
+
+class _LlmOptions(TypedDict, total=False):
+    """What every overload of `Pipeline.llm` takes; the method itself says what each means."""
+
+    name: str | None
+    when: Callable[..., bool] | None
+    fallback: object
+    retry: _RetryArgument
+    timeout: _TimeoutArgument
+    cache: _CacheArgument
+    warm: _WarmArgument
+    hedge: _HedgeArgument
+    when_open: _WhenOpenArgument
+    policy: Policy | None
+    truncated: Literal["fail", "keep"]
+    stream: bool
+    reasoning: bool
 
 
 class _LlmDecorator(Protocol[T_co]):
@@ -116,20 +147,10 @@ class Pipeline:
         role: str | Role,
         output: TypeForm[T],
         *,
-        name: str | None = None,
         each: Step[..., list[I]],
-        when: Callable[..., bool] | None = None,
         check: Callable[[T], bool | str] | Callable[Concatenate[T, ...], bool | str] | None = None,
-        fallback: object = NO_DEFAULT,
         on_error: Drop | None = None,
-        retry: _RetryArgument = INHERIT,
-        timeout: _TimeoutArgument = INHERIT,
-        cache: _CacheArgument = INHERIT,
-        warm: _WarmArgument = INHERIT,
-        policy: Policy | None = None,
-        truncated: Literal["fail", "keep"] = "fail",
-        stream: bool = False,
-        reasoning: bool = False,
+        **options: Unpack[_LlmOptions],
     ) -> _LlmEachDecorator[I, T]: ...
     @overload
     def llm(
@@ -137,20 +158,10 @@ class Pipeline:
         role: str | Role,
         output: TypeForm[T],
         *,
-        name: str | None = None,
         each: str,
-        when: Callable[..., bool] | None = None,
         check: Callable[[T], bool | str] | Callable[Concatenate[T, ...], bool | str] | None = None,
-        fallback: object = NO_DEFAULT,
         on_error: Drop | None = None,
-        retry: _RetryArgument = INHERIT,
-        timeout: _TimeoutArgument = INHERIT,
-        cache: _CacheArgument = INHERIT,
-        warm: _WarmArgument = INHERIT,
-        policy: Policy | None = None,
-        truncated: Literal["fail", "keep"] = "fail",
-        stream: bool = False,
-        reasoning: bool = False,
+        **options: Unpack[_LlmOptions],
     ) -> _LlmEachDecorator[Any, T]: ...
     @overload
     def llm(
@@ -158,35 +169,52 @@ class Pipeline:
         role: str | Role,
         output: TypeForm[T],
         *,
-        name: str | None = None,
         each: None = None,
-        when: Callable[..., bool] | None = None,
         check: Callable[[T], bool | str] | Callable[Concatenate[T, ...], bool | str] | None = None,
-        fallback: object = NO_DEFAULT,
-        retry: _RetryArgument = INHERIT,
-        timeout: _TimeoutArgument = INHERIT,
-        cache: _CacheArgument = INHERIT,
-        warm: _WarmArgument = INHERIT,
-        policy: Policy | None = None,
-        truncated: Literal["fail", "keep"] = "fail",
-        stream: bool = False,
-        reasoning: bool = False,
+        **options: Unpack[_LlmOptions],
+    ) -> _LlmDecorator[T]: ...
+    @overload
+    def llm(
+        self,
+        *,
+        output: TypeForm[T],
+        cascade: Sequence[str | Role],
+        accept: Callable[[T], bool],
+        each: Step[..., list[I]],
+        check: Callable[[T], bool | str] | Callable[Concatenate[T, ...], bool | str] | None = None,
+        on_error: Drop | None = None,
+        **options: Unpack[_LlmOptions],
+    ) -> _LlmEachDecorator[I, T]: ...
+    @overload
+    def llm(
+        self,
+        *,
+        output: TypeForm[T],
+        cascade: Sequence[str | Role],
+        accept: Callable[[T], bool],
+        each: None = None,
+        check: Callable[[T], bool | str] | Callable[Concatenate[T, ...], bool | str] | None = None,
+        **options: Unpack[_LlmOptions],
     ) -> _LlmDecorator[T]: ...
     def llm(
         self,
-        role: str | Role,
-        output: Any,
+        role: str | Role | None = None,
+        output: Any = NO_DEFAULT,
         *,
         name: str | None = None,
         each: Step[..., Any] | str | None = None,
         when: Callable[..., bool] | None = None,
         check: Callable[..., bool | str] | None = None,
         fallback: object = NO_DEFAULT,
+        cascade: Sequence[str | Role] | None = None,
+        accept: Callable[[Any], bool] | None = None,
         on_error: Drop | None = None,
         retry: _RetryArgument = INHERIT,
         timeout: _TimeoutArgument = INHERIT,
         cache: _CacheArgument = INHERIT,
         warm: _WarmArgument = INHERIT,
+        hedge: _HedgeArgument = INHERIT,
+        when_open: _WhenOpenArgument = INHERIT,
         policy: Policy | None = None,
         truncated: Literal["fail", "keep"] = "fail",
         stream: bool = False,
@@ -207,19 +235,34 @@ class Pipeline:
             check: Looks at an output (and further needs): True is good, False or a reason is told to
                 the model, which is then asked again.
             fallback: A value, a step, `Model(…)`, `Role(…)` or a tuple of them, tried in order.
+            cascade: Instead of `role`, several roles, the cheapest first: each next one is asked only if
+                the one before failed, or `accept` did not take its output. The last one's is taken as it is.
+            accept: Looks at an output and returns whether it is good enough, so that no stronger model of
+                the cascade need be asked.
             on_error: `Drop(…)` lets a mapped step go on without some items.
             retry: Overrides the pipeline's.
             timeout: Overrides the pipeline's, field by field; a number is the attempt's seconds.
             cache: `Cache(…)` lets equal calls in flight share one reply.
             warm: "first" lets one call that begins with a shared document go ahead of the others.
+            hedge: `Hedge(…)` sends a second call when the first takes unusually long.
+            when_open: What becomes of a call to a model whose breaker is open.
             policy: All of them at once.
             truncated: "keep" accepts a reply that was cut at its token cap.
             stream: Asks for the reply piece by piece: `Timeout(first_token=, idle=)` apply then, and
                 `engine.stream(…)` can follow it.
             reasoning: Asks the model to reason in a field of its own before it answers; the field is not
                 part of the output.
+
+        Raises:
+            TypeError: If neither `role` and `output` nor `cascade`, `accept` and `output` are given.
         """
-        settings = _policy(policy, retry, timeout, cache, warm)
+        settings = _policy(
+            policy,
+            Policy(retry=retry, timeout=timeout, cache=cache, warm=warm, hedge=hedge, when_open=when_open),
+        )
+        roles = _roles(role, cascade, accept)
+        if output is NO_DEFAULT:
+            raise TypeError("llm(…) needs the type of its output, such as str or a pydantic model.")
 
         def declare(function: Callable[..., Any]) -> PromptStep[..., Any]:
             step: PromptStep[..., Any] = PromptStep(
@@ -228,7 +271,9 @@ class Pipeline:
                 "llm",
                 output,
                 settings,
-                role=role.name if isinstance(role, Role) else role,
+                role=roles[0],
+                cascade=roles[1:],
+                accept=accept,
                 each=each,
                 when=when,
                 check=check,
@@ -274,7 +319,7 @@ class Pipeline:
             ... def vectors(chunks: list[str]) -> list[str]:
             ...     return [chunk.lower() for chunk in chunks]
         """
-        settings = _policy(policy, retry, timeout)
+        settings = _policy(policy, Policy(retry=retry, timeout=timeout))
 
         def declare(function: Callable[P, Sequence[str]], /) -> Step[P, list[list[float]]]:
             step: Step[P, list[list[float]]] = Step(
@@ -375,7 +420,7 @@ class Pipeline:
                 as JSON and which are killed on timeout; "asyncio" for coroutines written for asyncio
                 libraries; "thread" is the default of functions that are not async.
         """
-        settings = _policy(policy, retry, timeout)
+        settings = _policy(policy, Policy(retry=retry, timeout=timeout))
 
         def declare(declared: Callable[..., Any], /, depth: int = 1) -> Step[..., Any]:
             step: Step[..., Any] = Step(
@@ -500,15 +545,23 @@ def _name_of(step: Step[..., Any] | str) -> str:
     return step if isinstance(step, str) else step.name
 
 
-def _policy(
-    policy: Policy | None,
-    retry: _RetryArgument,
-    timeout: _TimeoutArgument,
-    cache: _CacheArgument = INHERIT,
-    warm: _WarmArgument = INHERIT,
-) -> Policy:
-    own = Policy(retry=retry, timeout=timeout, cache=cache, warm=warm)
+def _policy(policy: Policy | None, own: Policy) -> Policy:
     return own if policy is None else own.over(policy)
+
+
+def _roles(
+    role: str | Role | None, cascade: Sequence[str | Role] | None, accept: Callable[[Any], bool] | None
+) -> tuple[str, ...]:
+    """Return the roles of an llm step, those of a cascade in order."""
+    if cascade is None:
+        if role is None or accept is not None:
+            raise TypeError("llm(…) takes a role, or cascade=[…] together with accept=.")
+        roles: Sequence[str | Role] = [role]
+    else:
+        if role is not None or accept is None or isinstance(cascade, str) or len(cascade) < 2:
+            raise TypeError("llm(…) takes cascade=[…] of two roles or more and accept=, and no role beside them.")
+        roles = cascade
+    return tuple(given.name if isinstance(given, Role) else given for given in roles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ __all__ = [
     "Cache",
     "Drop",
     "EffectivePolicy",
+    "Hedge",
     "Inherit",
     "Kind",
     "Policy",
     "Retry",
     "Timeout",
     "Warm",
+    "WhenOpen",
     "effective_policy",
 ]
 
@@ -40,6 +42,8 @@ Kind = Literal["llm", "embed", "function"]
 """What a step does: asks a model, turns texts into vectors, or runs a function."""
 Warm = Literal["first"]
 """Which calls may go ahead of the others that begin with the same document."""
+WhenOpen = Literal["fallback", "wait", "fail"]
+"""What becomes of a call to a model whose breaker is open."""
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
 
@@ -186,6 +190,43 @@ class Cache:
     """Only calls of one namespace share replies: give each tenant one of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Send a second call when the first one takes unusually long, and take the reply that comes first.
+
+    The slower call is cancelled, and what it may have cost is shown. A second call is only sent where a
+    slot is free for it and its model is well, preferably to the step's next model. It is for models
+    whose slowest replies are many times slower than the usual one; a streamed step is never hedged.
+
+    Raises:
+        ValueError: If `after` is neither a percentile nor a positive number of seconds, or `max_extra` is
+            no share.
+
+    Example:
+        >>> Hedge(after="p95").percentile, Hedge(after=2.5).percentile
+        (0.95, None)
+    """
+
+    after: float | str = "p95"
+    """When the second call is sent: seconds, or a percentile of how long this step's calls have taken."""
+    max_extra: float = 0.05
+    """The largest share of calls that may be second ones."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.after, str):
+            digits = self.after.removeprefix("p")
+            is_percentile = self.after.startswith("p") and digits.isdigit() and 0 < int(digits) < 100
+            _require(is_percentile, f'Hedge(after={self.after!r}): seconds, or a percentile such as "p95".')
+        else:
+            _require(self.after > 0, f"Hedge(after={self.after}): a positive number of seconds.")
+        _require(0 < self.max_extra <= 1, f"Hedge(max_extra={self.max_extra}): a share between 0 and 1.")
+
+    @property
+    def percentile(self) -> float | None:
+        """The share of calls that are faster; None if seconds were given."""
+        return int(self.after[1:]) / 100 if isinstance(self.after, str) else None
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Policy:
     """Say how steps are tried: on a pipeline as the default of its steps, on a step for itself.
@@ -207,6 +248,12 @@ class Policy:
     warm: Warm | Inherit | None = INHERIT
     """With "first", one call of a document that begins with a shared text (see `fenced`) goes ahead, and the
     others follow at its first token: then they find the text in the provider's prompt cache."""
+    hedge: Hedge | Inherit | None = INHERIT
+    """Whether a second call is sent when the first takes unusually long."""
+    when_open: WhenOpen | Inherit | None = INHERIT
+    """What becomes of a call to a model whose breaker is open. "fallback" goes on to whatever is tried next,
+    "wait" waits until it closes, "fail" fails the step at once. If not given, other models and steps are
+    tried next, plain values are not, and where there is nothing to try it waits."""
 
     def __init__(
         self,
@@ -215,6 +262,8 @@ class Policy:
         timeout: Timeout | float | Inherit | None = INHERIT,
         cache: Cache | Inherit | None = INHERIT,
         warm: Warm | Inherit | None = INHERIT,
+        hedge: Hedge | Inherit | None = INHERIT,
+        when_open: WhenOpen | Inherit | None = INHERIT,
     ) -> None:
         if isinstance(timeout, int | float):
             timeout = Timeout(attempt=timeout)
@@ -226,10 +275,16 @@ class Policy:
             raise TypeError(f"cache= takes a Cache(…) or None, not {cache!r}.")
         if warm not in ("first", INHERIT, None):
             raise ValueError(f'warm= takes "first" or None, not {warm!r}.')
+        if not isinstance(hedge, Hedge | Inherit | None):
+            raise TypeError(f"hedge= takes a Hedge(…) or None, not {hedge!r}.")
+        if when_open not in ("fallback", "wait", "fail", INHERIT, None):
+            raise ValueError(f'when_open= takes "fallback", "wait", "fail" or None, not {when_open!r}.')
         object.__setattr__(self, "retry", retry)
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "cache", cache)
         object.__setattr__(self, "warm", warm)
+        object.__setattr__(self, "hedge", hedge)
+        object.__setattr__(self, "when_open", when_open)
 
     def __repr__(self) -> str:
         given = ((part.name, getattr(self, part.name)) for part in fields(self))
@@ -258,12 +313,14 @@ class EffectivePolicy(NamedTuple):
     """Without what is only the engine's default: a model's own timeouts stand between the two."""
     cache: Cache | None
     warm: Warm | None
+    hedge: Hedge | None
+    when_open: WhenOpen | None
 
 
 _NO_TIMEOUT = Timeout(connect=None, first_token=None, idle=None, attempt=None, step=None)
 _ONCE = Retry(attempts=1, max_throttled=0)
-_CALL_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300), cache=None, warm=None)
-_FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT, cache=None, warm=None)
+_CALL_DEFAULT = Policy(retry=Retry(), timeout=Timeout(connect=10, attempt=300))
+_FUNCTION_DEFAULT = Policy(retry=_ONCE, timeout=_NO_TIMEOUT)
 
 
 def effective_policy(kind: Kind, layers: list[Policy]) -> EffectivePolicy:
@@ -290,6 +347,8 @@ def effective_policy(kind: Kind, layers: list[Policy]) -> EffectivePolicy:
         Timeout() if isinstance(timeout_said, Inherit) else timeout_said,
         merged.cache if isinstance(merged.cache, Cache) else None,
         "first" if merged.warm == "first" else None,
+        merged.hedge if isinstance(merged.hedge, Hedge) else None,
+        None if isinstance(merged.when_open, Inherit) else merged.when_open,
     )
 
 

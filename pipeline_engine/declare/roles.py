@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal, SupportsIndex
 
+from pipeline_engine.declare.limits import Breaker, Limits
 from pipeline_engine.declare.policies import Inherit, Timeout
 from pipeline_engine.values import CompletionModel, Cost, EmbeddingModel, Usage
 
@@ -111,12 +112,20 @@ class Model:
     """Further headers of each request."""
     transport: Any = field(default=None, hash=False)
     """An `httpx2.AsyncBaseTransport` of your own for this model, such as one that goes through a proxy."""
+    limits: Limits | None = None
+    """How much it may be asked, over everything that an engine runs."""
+    breaker: Breaker | None = None
+    """When it is left alone after failures; never if not given."""
 
     def __post_init__(self) -> None:
         if isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool):
             object.__setattr__(self, "timeout", Timeout(attempt=self.timeout))
         elif not isinstance(self.timeout, Timeout | None):
             raise TypeError(f"timeout= takes a Timeout(…) or seconds, not {self.timeout!r}.")
+        if not isinstance(self.limits, Limits | None):
+            raise TypeError(f"limits= takes a Limits(…), not {self.limits!r}.")
+        if not isinstance(self.breaker, Breaker | None):
+            raise TypeError(f"breaker= takes a Breaker(…), not {self.breaker!r}.")
         if isinstance(self.timeout, Timeout) and not isinstance(self.timeout.step, Inherit):
             raise ValueError(
                 "Model(timeout=Timeout(step=…)): that one bounds a step over all its models. Put it there."

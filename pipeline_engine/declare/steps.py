@@ -71,6 +71,10 @@ class Step(Generic[P, T_co]):
     """The step's own policy."""
     role: str | None = field(default=None, repr=False)
     """The model role of a step that calls one."""
+    cascade: tuple[str, ...] = field(default=(), repr=False)
+    """Further roles that are asked in order, as long as `accept` does not take an output."""
+    accept: Callable[[Any], bool] | None = field(default=None, repr=False)
+    """Whether an output is good enough, so that the cascade ends with it."""
     each: Step[..., Any] | str | None = field(default=None, repr=False)
     """What the step is mapped over."""
     when: Callable[..., bool] | None = field(default=None, repr=False)

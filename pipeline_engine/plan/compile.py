@@ -686,6 +686,8 @@ class _Compiler:
             item_sources=tuple(sorted(item_sources)),
             output=draft.output,
             role=step.role,
+            cascade=step.cascade,
+            accept=step.accept,
             fallbacks=tuple(
                 FallbackStep(index_of[f.name], f.name) if isinstance(f, _Draft) else f for f in draft.fallbacks
             ),
@@ -694,6 +696,8 @@ class _Compiler:
             timeout_said=policy.timeout_said,
             cache=policy.cache,
             warm=policy.warm,
+            hedge=policy.hedge,
+            when_open=policy.when_open,
             attempt_seconds=attempt_seconds,
             step_seconds=step_seconds,
             # A model may bring timeouts of its own.
@@ -772,7 +776,7 @@ def _with_arrays(
         when_missing.append(len(conditions))
         is_plain.append(step.when is None and step.each is None and not step.is_on_demand)
     needed = {index_of[need] for needs in edges.values() for need in needs}
-    roles = [step.role for step in steps if step.role] + [
+    roles = [role for step in steps if step.role for role in (step.role, *step.cascade)] + [
         fallback.name for step in steps for fallback in step.fallbacks if isinstance(fallback, Role)
     ]
     return Plan(

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline_engine.declare import NO_DEFAULT, Cache, Drop, Executor, Kind, Model, Retry, Role, Step, Timeout, Warm
+from pipeline_engine.declare import (
+    NO_DEFAULT,
+    Cache,
+    Drop,
+    Executor,
+    Hedge,
+    Kind,
+    Model,
+    Retry,
+    Role,
+    Step,
+    Timeout,
+    Warm,
+    WhenOpen,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,6 +102,9 @@ class PlannedStep:
     """The mapped steps, as places in the values, whose item i its own item i needs."""
     output: Output
     role: str | None
+    cascade: tuple[str, ...]
+    """Further roles that are asked in order, as long as `accept` does not take an output."""
+    accept: Callable[[Any], bool] | None
     fallbacks: tuple[FallbackValue | FallbackStep | Model | Role, ...]
     retry: Retry
     timeout: Timeout
@@ -95,6 +112,8 @@ class PlannedStep:
     """Without what is only the engine's default: a model's own timeouts stand between the two."""
     cache: Cache | None
     warm: Warm | None
+    hedge: Hedge | None
+    when_open: WhenOpen | None
     attempt_seconds: float | None
     """The timeout of an attempt, looked up once."""
     step_seconds: float | None

@@ -3,10 +3,16 @@
 The records of one run come in order. Those of one step (or of one item of a mapped step) follow
 this grammar, so that each instant between ready and finished belongs to exactly one segment:
 
-    StepReady  (WaitStarted WaitEnded | AttemptStarted AttemptFinished [RepairAsked])*  [WaitStarted] StepFinished
+    StepReady  (WaitStarted WaitEnded | [QueueLeft] AttemptStarted AttemptFinished [RepairAsked])*
+               [WaitStarted] [QueueLeft] StepFinished
 
-From `StepReady`, `WaitEnded` and `RepairAsked` on, a step waits for a slot; from `AttemptStarted` on
-it is being tried; from `AttemptFinished` on its output is validated, or what comes next is decided.
+From `StepReady`, `WaitEnded` and `RepairAsked` on, a step waits for its turn: for a slot, unless `QueueLeft`
+says that it was for something else; from `AttemptStarted` on it is being tried; from `AttemptFinished` on its
+output is validated, or what comes next is decided. After an `OutputJudged` that is not accepted it waits for its
+turn again. `HedgeStarted` and `HedgeFinished` stand between the others and belong to no segment, as do the records
+about models, which the run whose call changed something tells: `LimitChanged`, `BreakerChanged`,
+`CooldownStarted`, `CredentialParked`.
+
 A step that never ran (skipped, stopped) has a `StepFinished` alone. A mapped step has `StepReady`,
 `StepMapped` with its width, the records of its items in between, and its own `StepFinished`.
 
@@ -28,10 +34,19 @@ if TYPE_CHECKING:
 __all__ = [
     "AttemptFinished",
     "AttemptStarted",
+    "BreakerChanged",
     "Call",
+    "CooldownStarted",
+    "CredentialParked",
     "Fault",
+    "HedgeFinished",
+    "HedgeStarted",
+    "LimitChanged",
     "Outline",
     "OutlineStep",
+    "OutputJudged",
+    "QueueCause",
+    "QueueLeft",
     "Record",
     "RepairAsked",
     "RunFinished",
@@ -47,6 +62,9 @@ __all__ = [
 
 Status = Literal["completed", "partial", "failed", "stopped"]
 """How a run ended, judged by its leaves."""
+QueueCause = Literal["breaker", "cooldown", "requests", "tokens", "concurrency", "slot"]
+"""What a call that is ready waits for: its model's breaker, the end of a cool-down, its requests or tokens per
+minute, its concurrency; or one of the engine's own slots."""
 
 
 class OutlineStep(NamedTuple):
@@ -134,9 +152,10 @@ class WaitStarted(NamedTuple):
     at: float
     step: str
     item: int | None
-    cause: Literal["backoff", "fallback", "shared", "warm"]
+    cause: Literal["backoff", "fallback", "shared", "warm", "budget"]
     """Its own delay before the next attempt; another step that it falls back to; an equal call whose reply it
-    takes; or a call that begins with the same document and puts it into the provider's prompt cache."""
+    takes; a call that begins with the same document and puts it into the provider's prompt cache; or calls in
+    flight whose reservation may leave it enough of the budget."""
 
 
 class WaitEnded(NamedTuple):
@@ -145,6 +164,16 @@ class WaitEnded(NamedTuple):
     at: float
     step: str
     item: int | None
+
+
+class QueueLeft(NamedTuple):
+    """A step's turn has come, or it has given up waiting for it; told where it waited for more than a slot."""
+
+    at: float
+    step: str
+    item: int | None
+    waits: tuple[tuple[QueueCause, float], ...]
+    """How many seconds it waited for what, since it became ready or its last wait ended."""
 
 
 class AttemptStarted(NamedTuple):
@@ -181,6 +210,8 @@ class AttemptFinished(NamedTuple):
     """Seconds in which nothing was read, because whoever follows the stream was slow."""
     replays: int = 0
     """How often the request was sent once more, because a kept connection had died before it answered."""
+    model: str | None = None
+    """The model whose reply it is, where that is not the one which was called: a second call's."""
 
 
 class RepairAsked(NamedTuple):
@@ -190,6 +221,80 @@ class RepairAsked(NamedTuple):
     step: str
     item: int | None
     reasons: tuple[str, ...]
+
+
+class OutputJudged(NamedTuple):
+    """A cascade's `accept=` has looked at an output."""
+
+    at: float
+    step: str
+    item: int | None
+    model: str
+    is_accepted: bool
+    """Whether it was good enough; if not, the cascade's next role is asked."""
+
+
+class HedgeStarted(NamedTuple):
+    """A second call was sent beside an attempt's first one, which took unusually long."""
+
+    at: float
+    step: str
+    item: int | None
+    attempt: int
+    """The attempt that it belongs to."""
+    model: str
+
+
+class HedgeFinished(NamedTuple):
+    """One of two calls of an attempt has ended without giving its reply to the step: the other one's counts.
+
+    The call whose reply counts is told by the attempt itself.
+    """
+
+    at: float
+    step: str
+    item: int | None
+    attempt: int
+    model: str
+    is_second: bool
+    """Whether the call that lost is the second one."""
+    cost: Cost | None
+    """What it cost; estimated from its request for a call that was cancelled, as nobody says what those are billed."""
+
+
+class LimitChanged(NamedTuple):
+    """A model's adaptive limit has moved."""
+
+    at: float
+    model: str
+    limit: int
+    """How many calls may be in flight now."""
+
+
+class BreakerChanged(NamedTuple):
+    """A model's breaker has opened, lets probes through, or has closed."""
+
+    at: float
+    model: str
+    before: str
+    after: str
+    """The value of a `CircuitState`: "closed", "open" or "half_open"."""
+
+
+class CooldownStarted(NamedTuple):
+    """A provider asked to wait: no call to this model starts before the cool-down's end."""
+
+    at: float
+    model: str
+    until: float
+
+
+class CredentialParked(NamedTuple):
+    """A provider has refused a key: no call that would use it is sent any more."""
+
+    at: float
+    model: str
+    """The model whose call was refused."""
 
 
 class StepFinished(NamedTuple):
@@ -214,9 +319,17 @@ Record = (
     | StepMapped
     | WaitStarted
     | WaitEnded
+    | QueueLeft
     | AttemptStarted
     | AttemptFinished
+    | HedgeStarted
+    | HedgeFinished
     | RepairAsked
+    | OutputJudged
+    | LimitChanged
+    | BreakerChanged
+    | CooldownStarted
+    | CredentialParked
     | StepFinished
     | RunFinished
 )
