@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from pydantic_core import to_json
 
-from pipeline_engine.declare import Price
+from pipeline_engine.declare import Breaker, Limits, Price
 from pipeline_engine.errors import RejectedError
 from pipeline_engine.values import Completion, Embeddings, Timings, Usage, current_step
 
@@ -83,6 +83,9 @@ class ScriptedModel:
         name: The model as `"provider:model"`.
         price: What its tokens cost; nothing if not given.
         max_texts: How many texts one call for vectors may hold.
+        limits: How much it may be asked, as with `Model(limits=…)`.
+        breaker: When it is left alone after failures, as with `Model(breaker=…)`.
+        max_tokens: The cap of its replies that reservations count with.
 
     Example:
         >>> from pipeline_engine import Pipeline, run_pipeline
@@ -105,8 +108,14 @@ class ScriptedModel:
         name: str = "scripted:model",
         price: Price | None = None,
         max_texts: int = 100,
+        limits: Limits | None = None,
+        breaker: Breaker | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.name = name
+        self.limits = limits
+        self.breaker = breaker
+        self.max_tokens = max_tokens
         self.price = Price(0, 0) if price is None else price
         self.max_texts = max_texts
         self.script = dict(script or {})

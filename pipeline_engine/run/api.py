@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
     from collections.abc import Awaitable, Callable, Mapping
 
-    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.declare import Budget, Pipeline
     from pipeline_engine.plan import Plan
     from pipeline_engine.run.binding import Models
     from pipeline_engine.run.engine import Engine
@@ -44,6 +44,8 @@ async def run_pipeline_async(
     capacity: int | None = None,
     timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Engine | None = None,
 ) -> RunResult:
     """Run one document and return how every step ended; works under trio and under asyncio.
@@ -61,6 +63,8 @@ async def run_pipeline_async(
         capacity: How many attempts may be in flight at once; 64 if not given.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
+        budget: Caps what the run may spend.
+        estimates: Seconds that steps take, by their names: they decide which of several ready steps goes first.
         engine: An open engine to run on, instead of one for this run alone.
 
     Raises:
@@ -68,9 +72,8 @@ async def run_pipeline_async(
         InputError: If the inputs do not fit; nothing has run.
         TypeError: If both `capacity` and `engine` are given.
     """
-    return await run_on_trio(
-        engine_for, engine, capacity, _run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority
-    )
+    options = _options(models, key, timeout, priority, budget, estimates)
+    return await run_on_trio(engine_for, engine, capacity, _run, dag, inputs, **options)
 
 
 def run_pipeline(
@@ -82,6 +85,8 @@ def run_pipeline(
     capacity: int | None = None,
     timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Runner | None = None,
 ) -> RunResult:
     """Run one document and return how every step ended; works from anywhere.
@@ -98,6 +103,8 @@ def run_pipeline(
         capacity: How many attempts may be in flight at once; 64 if not given.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
+        budget: Caps what the run may spend.
+        estimates: Seconds that steps take, by their names: they decide which of several ready steps goes first.
         engine: A runner to run on, instead of an engine for this run alone.
 
     Raises:
@@ -114,19 +121,36 @@ def run_pipeline(
         >>> run_pipeline(pipeline, {"name": "Ada"})[greeting]
         'Hello, Ada!'
     """
+    options = _options(models, key, timeout, priority, budget, estimates)
     if engine is not None:
         refuse_capacity(capacity)
         if not hasattr(engine, "submit"):
             raise TypeError(
                 f"engine= takes a Runner here, not a {type(engine).__name__}. For an Engine use run_pipeline_async."
             )
-        return engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
+        return engine.run(dag, inputs, **options)
     return call_from_anywhere(
-        functools.partial(
-            engine_for, None, capacity, _run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority
-        ),
-        "run_pipeline",
+        functools.partial(engine_for, None, capacity, _run, dag, inputs, **options), "run_pipeline"
     )
+
+
+def _options(
+    models: Models | None,
+    key: str | None,
+    timeout: float | None,
+    priority: int,
+    budget: Budget | None,
+    estimates: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """Return what `Engine.run` takes beside pipeline and inputs."""
+    return {
+        "models": models,
+        "key": key,
+        "timeout": timeout,
+        "priority": priority,
+        "budget": budget,
+        "estimates": estimates,
+    }
 
 
 async def _run(engine: Engine, dag: Pipeline | Plan, inputs: Mapping[str, Any], **options: Any) -> RunResult:

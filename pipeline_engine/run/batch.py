@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.declare import Budget, Pipeline
     from pipeline_engine.plan import Plan
     from pipeline_engine.report import BatchTrace
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.runner import Runner
+    from pipeline_engine.schedule import BoundBudget
 
 __all__ = [
     "BatchResult",
@@ -96,11 +97,13 @@ class BatchResult:
     """The first five results."""
     out: Path | None = None
     """The file with every result."""
+    stopped_by: str | None = None
+    """What ended the batch before all documents were read: its timeout, or its budget. None if they were."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether every document is completed."""
-        return set(self.counts) <= {"completed"}
+        """Whether every document was read, and is completed."""
+        return self.stopped_by is None and set(self.counts) <= {"completed"}
 
     @property
     def results(self) -> Iterator[dict[str, Any]]:
@@ -141,6 +144,9 @@ class BatchStream:
         timeout: float | None = None,
         document_timeout: float | None = None,
         priority: int = 0,
+        budget: Budget | None = None,
+        document_budget: Budget | None = None,
+        estimates: Mapping[str, float] | None = None,
     ) -> None:
         is_one = isinstance(documents, str | bytes | Mapping | Document)
         if is_one or not isinstance(documents, Iterable | AsyncIterable):
@@ -155,6 +161,10 @@ class BatchStream:
         self._timeout = timeout
         self._document_timeout = document_timeout
         self._priority = priority
+        self._budget = bound.budget(budget, "batch")
+        self._document_budget = document_budget
+        bound.budget(document_budget, "document")  # what is wrong with it is told now, not for each document
+        self._estimates = engine.estimates(bound, estimates)
         self._deadline = math.inf
         self._seen: OrderedDict[bytes, str | None] = OrderedDict()
         self._unnamed = 0
@@ -163,6 +173,8 @@ class BatchStream:
         self._failure: Exception | None = None
         self.duplicates = 0
         """How many documents came a second time with equal content."""
+        self.stopped_by: str | None = None
+        """What ended the batch before all of its documents were read."""
 
     async def __aenter__(self) -> Self:
         if self._timeout is not None:
@@ -230,7 +242,15 @@ class BatchStream:
                 if named is not None:
                     await self._wait_for_place()
                     await self._engine.scheduler.wait_for_room(self._priority)
-                    return named if trio.current_time() < self._deadline else None
+                    if self._budget is not None and self._budget.ledger.is_exhausted:
+                        self.stopped_by = f"{self._budget.ledger} is spent"
+                        return None
+                    if trio.current_time() < self._deadline:
+                        return named
+                    break
+            else:
+                return None
+        self.stopped_by = f"the batch's timeout of {self._timeout:g} s"
         return None
 
     async def _wait_for_place(self) -> None:
@@ -290,9 +310,15 @@ class BatchStream:
                 priority=self._priority,
                 group=self,
                 place=place,
+                budgets=self._budgets(),
+                estimates=self._estimates,
             )
         except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
             return RunResult.refused(self._bound.plan, document.key, error)
+
+    def _budgets(self) -> tuple[BoundBudget, ...]:
+        own = self._bound.budget(self._document_budget, "document")
+        return tuple(budget for budget in (own, self._budget) if budget is not None)
 
     def _patience(self) -> tuple[float | None, str | None]:
         """Return the seconds that a document has, and whose timeout that is."""
@@ -383,7 +409,7 @@ class _Collector:
             self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
             self._file.flush()
 
-    def result(self, duplicates: int, elapsed: float) -> BatchResult:
+    def result(self, duplicates: int, elapsed: float, stopped_by: str | None) -> BatchResult:
         return BatchResult(
             documents=sum(self._counts.values()),
             duplicates=duplicates,
@@ -395,6 +421,7 @@ class _Collector:
             failed=tuple(self._failed),
             sample=tuple(self._sample),
             out=self._out,
+            stopped_by=stopped_by,
         )
 
 
@@ -413,7 +440,7 @@ async def _run_batch(
         async with BatchStream(engine, bound, documents, **options) as stream:
             async for result in stream:
                 collector.add(result)
-        return collector.result(stream.duplicates, trio.current_time() - started_at)
+        return collector.result(stream.duplicates, trio.current_time() - started_at, stream.stopped_by)
 
 
 # For users
@@ -430,6 +457,9 @@ async def run_batch_async(
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    document_budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Engine | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended; works under trio and under asyncio.
@@ -454,6 +484,9 @@ async def run_batch_async(
         timeout=timeout,
         document_timeout=document_timeout,
         priority=priority,
+        budget=budget,
+        document_budget=document_budget,
+        estimates=estimates,
     )
 
 
@@ -468,6 +501,9 @@ def run_batch(
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    document_budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Runner | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended, in memory bounded by what is in flight.
@@ -487,6 +523,10 @@ def run_batch(
         timeout: Seconds for the whole batch; documents in flight are then `stopped`.
         document_timeout: Seconds for each document.
         priority: Higher goes first, where the engine is shared.
+        budget: Caps what the whole batch may spend; with "stop", documents that had no room are not run.
+        document_budget: Caps what each document may spend.
+        estimates: Seconds that steps take, by their names; what the batch's first documents took is used
+            if not given.
         engine: A runner to run on, instead of an engine for this batch alone.
 
     Raises:
@@ -501,6 +541,9 @@ def run_batch(
         "timeout": timeout,
         "document_timeout": document_timeout,
         "priority": priority,
+        "budget": budget,
+        "document_budget": document_budget,
+        "estimates": estimates,
     }
     if engine is not None:
         refuse_capacity(capacity)
@@ -563,6 +606,9 @@ def iter_batch_async(
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    document_budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Engine | None = None,
 ) -> AsyncBatch:
     """Run many documents under trio and hand over each result as its document finishes.
@@ -593,6 +639,9 @@ def iter_batch_async(
         timeout=timeout,
         document_timeout=document_timeout,
         priority=priority,
+        budget=budget,
+        document_budget=document_budget,
+        estimates=estimates,
     )
 
 
@@ -694,6 +743,9 @@ def iter_batch(
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
+    budget: Budget | None = None,
+    document_budget: Budget | None = None,
+    estimates: Mapping[str, float] | None = None,
     engine: Runner | None = None,
 ) -> Batch:
     """Run many documents and yield each result as its document finishes.
@@ -725,4 +777,7 @@ def iter_batch(
         timeout=timeout,
         document_timeout=document_timeout,
         priority=priority,
+        budget=budget,
+        document_budget=document_budget,
+        estimates=estimates,
     )

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
-from pipeline_engine.declare import Model, ModelChain, Price, Role, Timeout
+from pipeline_engine.declare import Breaker, Budget, Limits, Model, ModelChain, Price, Role, Timeout
 from pipeline_engine.errors import PlanError
 from pipeline_engine.plan import FallbackStep, FallbackValue, Plan, PlannedStep
-from pipeline_engine.schedule import BoundModel, Candidate
+from pipeline_engine.resilience.governor import Credential, Governor
+from pipeline_engine.resilience.ledger import Ledger
+from pipeline_engine.schedule import BoundBudget, BoundModel, Candidate, PlanEstimates
 from pipeline_engine.text import sentence_list
-from pipeline_engine.values import (
-    Completion,
-    CompletionModel,
-    Cost,
-    EmbeddingModel,
-    Embeddings,
-    Problem,
-    StreamingModel,
-)
+from pipeline_engine.values import CompletionModel, Cost, EmbeddingModel, Problem, StreamingModel, Usage
 
 __all__ = ["BoundPlan", "ModelPool", "Models"]
 
 _log = logging.getLogger("pipeline_engine")
+_REMEMBERED_GOVERNORS = 1024
 
 Models = Mapping[str, ModelChain]
 """For each role a model, or several that are tried in order."""
@@ -38,10 +36,14 @@ class ModelPool:
     Args:
         capacity: How many calls may be in flight: what the limit of open files is compared with.
         transport: Carries all calls, instead of the pool's own connections; whoever gives it closes it.
+        dice: The source of the jitter with which calls come back after a cool-down.
     """
 
-    def __init__(self, capacity: int, transport: Any = None) -> None:
+    def __init__(self, capacity: int, transport: Any = None, dice: random.Random | None = None) -> None:
         self._open: dict[Model, BoundModel] = {}
+        self._credentials: dict[Hashable, Credential] = {}
+        self._governors: OrderedDict[Hashable, tuple[Governor, object]] = OrderedDict()
+        self._dice = dice if dice is not None else random.Random()
         self._capacity = capacity
         self._given_transport = transport
         self._own_transport: Any = None
@@ -61,10 +63,86 @@ class ModelPool:
             return bound
         if not isinstance(model, type) and isinstance(model, CompletionModel | EmbeddingModel):
             name = str(getattr(model, "name", type(model).__name__))
-            return BoundModel(name, model, price=_own_price(model), can_stream=isinstance(model, StreamingModel))
+            return BoundModel(
+                name,
+                model,
+                price=_own_price(model),
+                can_stream=isinstance(model, StreamingModel),
+                governor=self._govern_object(name, model),
+                max_tokens=getattr(model, "max_tokens", None),
+            )
         raise ValueError(
             f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).'
         )
+
+    @property
+    def governors(self) -> dict[str, Governor]:
+        """The governors of all models, by the models' names; a number tells those apart that have the same one."""
+        named: dict[str, Governor] = {}
+        for governor, _model in self._governors.values():
+            name, number = governor.model, 1
+            while name in named:
+                number += 1
+                name = f"{governor.model} ({number})"
+            named[name] = governor
+        return named
+
+    def _govern_object(self, name: str, model: Any) -> Governor:
+        """Return the governor of a model object, which may say its own limits and breaker."""
+        limits, breaker = getattr(model, "limits", None), getattr(model, "breaker", None)
+        known = self._governors.get(id(model))
+        if known is not None:
+            return known[0]
+        governor = Governor(
+            name,
+            self._capacity,
+            self._dice,
+            limits=limits if isinstance(limits, Limits) else None,
+            breaker=breaker if isinstance(breaker, Breaker) else None,
+        )
+        # The model is kept, too: its id must not become another's.
+        self._remember(id(model), governor, model)
+        return governor
+
+    def _govern(self, model: Model, opened: Any) -> Governor:
+        """Return the governor of an endpoint's model: one, however it is parametrised otherwise.
+
+        Raises:
+            ValueError: If its limits or its breaker are given twice, and differ.
+        """
+        provider = model.name.partition(":")[0]
+        # What tells two keys apart, and is none.
+        key = None if model.api_key is None else sha256(model.api_key.encode()).hexdigest()
+        account = (provider, getattr(opened, "base_url", None) or model.base_url, key)
+        place = (account, model.name)
+        known = self._governors.get(place)
+        if known is None:
+            credential = self._credentials.setdefault(account, Credential())
+            governor = Governor(
+                model.name,
+                self._capacity,
+                self._dice,
+                limits=model.limits,
+                breaker=model.breaker,
+                credential=credential,
+            )
+            self._remember(place, governor, model)
+            return governor
+        governor, first = known
+        if isinstance(first, Model) and (first.limits, first.breaker) != (model.limits, model.breaker):
+            raise ValueError(
+                f"{model.name!r} is bound twice with different limits= or breaker=. "
+                "They belong to the model at its provider: give the same ones everywhere."
+            )
+        return governor
+
+    def _remember(self, place: Hashable, governor: Governor, model: object) -> None:
+        self._governors[place] = governor, model
+        if len(self._governors) > _REMEMBERED_GOVERNORS:  # some programs make a model object for each request
+            for old, (idle, kept) in list(self._governors.items()):
+                if not isinstance(kept, Model) and not idle.in_flight:
+                    del self._governors[old]
+                    break
 
     async def aclose(self) -> None:
         """Close the connections of all models."""
@@ -99,6 +177,8 @@ class ModelPool:
             model.timeout if isinstance(model.timeout, Timeout) else None,
             _price_of(model, opened),
             can_stream=isinstance(opened, StreamingModel),
+            governor=self._govern(model, opened),
+            max_tokens=model.max_tokens,
         )
 
     def _transport(self) -> Any:
@@ -119,7 +199,8 @@ class ModelPool:
         return self._own_transport
 
 
-Pricing = Callable[["Completion | Embeddings"], Cost]
+Pricing = Callable[[Usage, str | None], Cost]
+"""Returns what tokens cost, of the model that says it has answered."""
 
 
 def _own_price(model: object) -> Pricing | None:
@@ -127,7 +208,7 @@ def _own_price(model: object) -> Pricing | None:
     price = getattr(model, "price", None)
     if not isinstance(price, Price):
         return None
-    return lambda answer: price.cost(answer.usage)
+    return lambda usage, _model: price.cost(usage)
 
 
 def _price_of(model: Model, opened: object) -> Pricing | None:
@@ -139,11 +220,11 @@ def _price_of(model: Model, opened: object) -> Pricing | None:
     if model.base_url is None and not model.name.startswith("ollama:"):
         _load_price_lists()
 
-    def listed(answer: Completion | Embeddings) -> Cost:
+    def listed(usage: Usage, answered: str | None) -> Cost:
         from pipeline_engine.providers.prices import list_price
 
-        found = list_price(model.name, answer.model, base_url=base_url)
-        return Cost(unpriced_calls=1) if found is None else found(answer.usage)
+        found = list_price(model.name, answered, base_url=base_url)
+        return Cost(unpriced_calls=1) if found is None else found(usage)
 
     return listed
 
@@ -166,6 +247,9 @@ class BoundPlan:
 
     plan: Plan
     candidates: tuple[tuple[Candidate | None, ...], ...] = field(repr=False)
+    estimates: PlanEstimates = field(repr=False)
+    """What the steps have taken so far, over all runs."""
+    pool: ModelPool = field(repr=False)
 
     @classmethod
     def bind(cls, plan: Plan, models: Models | None, pool: ModelPool) -> BoundPlan:
@@ -186,7 +270,38 @@ class BoundPlan:
         candidates = tuple(_candidates(step, chains, pool, problems) for step in plan.steps)
         if problems:
             raise PlanError(plan.name, sorted(problems, key=lambda problem: problem.code))
-        return cls(plan, candidates)
+        return cls(plan, candidates, PlanEstimates(plan), pool)
+
+    def budget(self, budget: Budget | None, of: str) -> BoundBudget | None:
+        """Open the books of a budget for runs of this plan.
+
+        Raises:
+            PlanError: If dollars are to be counted and the price of a model is unknown, or the model that
+                is asked when the budget is spent cannot be opened.
+        """
+        if budget is None:
+            return None
+        problems: list[Problem] = []
+        instead: tuple[BoundModel, ...] = ()
+        if not isinstance(budget.on_exhausted, str):
+            instead = _chain(budget.on_exhausted, self.pool, problems, "Budget(on_exhausted=…)")
+        if budget.usd is not None:
+            bound = [candidate for candidates in self.candidates for candidate in candidates]
+            models = {model.name: model for model in (*bound, *instead) if isinstance(model, BoundModel)}
+            problems += [_unpriced(model.name) for model in models.values() if not _is_priced(model)]
+        if problems:
+            raise PlanError(self.plan.name, problems)
+        return BoundBudget(Ledger(budget, of), instead[0] if instead else None)
+
+
+def _is_priced(model: BoundModel) -> bool:
+    return model.price is not None and model.price(Usage(1, 1), None).is_known
+
+
+def _unpriced(name: str) -> Problem:
+    message = f"a budget in US dollars cannot count the calls of model {name!r}, whose price is unknown. "
+    message += f"Say it: Model({name!r}, price=Price(input_usd=…, output_usd=…)), per million tokens."
+    return Problem("PE204", message)
 
 
 def _unbound(plan: Plan, models: Models) -> list[Problem]:
@@ -194,7 +309,7 @@ def _unbound(plan: Plan, models: Models) -> list[Problem]:
     for role in plan.roles:
         if role in models:
             continue
-        users = [step for step in plan.steps if step.role == role or Role(role) in step.fallbacks]
+        users = [step for step in plan.steps if role in (step.role, *step.cascade) or Role(role) in step.fallbacks]
         names = sentence_list([step.name for step in users[:4]]) + (" …" if len(users) > 4 else "")
         message = f"role {role!r} has no model, but is used by {names}. "
         declared = users[0].declaration
@@ -230,6 +345,8 @@ def _candidates(
     if step.kind == "embed":
         return _embedder(step, chains.get(step.role or "", ()), problems)
     candidates: list[Candidate | None] = list(chains.get(step.role, ())) if step.role else [None]
+    for stage, role in enumerate(step.cascade, start=1):
+        candidates += [replace(bound, stage=stage) for bound in chains.get(role, ())]
     for fallback in step.fallbacks:
         if isinstance(fallback, FallbackValue | FallbackStep):
             candidates.append(fallback)

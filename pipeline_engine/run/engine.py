@@ -23,15 +23,22 @@ from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
 from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.stream import RunStream
-from pipeline_engine.schedule import Execution, Scheduler, SchedulerStatistics, StepExecutors, only_error
+from pipeline_engine.schedule import (
+    Execution,
+    PlanEstimates,
+    Scheduler,
+    SchedulerStatistics,
+    StepExecutors,
+    only_error,
+)
 from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pipeline_engine.declare import Pipeline
-    from pipeline_engine.schedule import Follower
+    from pipeline_engine.declare import Budget, Pipeline
+    from pipeline_engine.schedule import BoundBudget, Follower
 
 __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 
@@ -87,7 +94,7 @@ class Engine:
         self._models = models
         self._sinks = tuple(sinks)
         self._dice = random.Random(seed)
-        self._pool = ModelPool(capacity, transport)
+        self._pool = ModelPool(capacity, transport, self._dice)
         self._scheduler = Scheduler(capacity)
         self._executors = StepExecutors(self._scheduler)
         self._bound: dict[Plan, tuple[Models | None, BoundPlan]] = {}
@@ -120,11 +127,45 @@ class Engine:
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
-        return f"<Engine {state}, {self.statistics()}>"
+        return f"<Engine {state}, {self._scheduler.statistics()}>"
 
     def statistics(self) -> SchedulerStatistics:
-        """Return how many attempts are in flight, ready and waiting at this instant."""
-        return self._scheduler.statistics()
+        """Return how many attempts are in flight, ready and waiting at this instant, and how each model is doing.
+
+        Example:
+            >>> Engine(capacity=8).statistics()
+            SchedulerStatistics(capacity=8, in_flight=0, ready=0, timers=0, models={})
+        """
+        return self._scheduler.statistics(self._pool.governors)
+
+    def reset(self, model: str | None = None) -> None:
+        """Forget what was learnt against models: open breakers, cool-downs, refused keys.
+
+        Calls that wait for them may start at once.
+
+        Args:
+            model: As in `statistics().models`; all of them if not given.
+
+        Raises:
+            KeyError: If no such model was bound.
+        """
+        governors = self._pool.governors
+        for governor in governors.values() if model is None else [governors[model]]:
+            governor.reset(self._scheduler.now())
+        self._scheduler.dispatch()
+
+    @staticmethod
+    def estimates(
+        bound: BoundPlan, seconds: Mapping[str, float] | None, *, slots: int | None = None
+    ) -> PlanEstimates | None:
+        """Return the estimates for runs of a plan whose steps' seconds are known; None if none are.
+
+        Raises:
+            ValueError: If `seconds` names no step, or is no number.
+        """
+        if seconds is None:
+            return None
+        return PlanEstimates(bound.plan, seconds, slots=slots, steps=bound.estimates.steps)
 
     @property
     def is_here(self) -> bool:
@@ -164,6 +205,8 @@ class Engine:
         key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        budget: Budget | None = None,
+        estimates: Mapping[str, float] | None = None,
     ) -> RunResult:
         """Run one document and return how every step ended.
 
@@ -177,16 +220,27 @@ class Engine:
             key: The document's key; a hash of the inputs if not given.
             timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
             priority: Higher goes first, over all runs and batches of the engine.
+            budget: Caps what the run may spend.
+            estimates: Seconds that steps take, by their names: they decide which of several ready steps
+                goes first. What earlier runs of the pipeline took is used if not given.
 
         Raises:
             PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
-            ValueError: If `timeout` is not positive.
+            ValueError: If `timeout` is not positive, or `estimates` names no step.
         """
         _check_timeout(timeout)
         bound = self.bind(dag, models)
-        return await self.run_bound(bound, inputs, key=key, timeout=timeout, priority=priority)
+        return await self.run_bound(
+            bound,
+            inputs,
+            key=key,
+            timeout=timeout,
+            priority=priority,
+            budgets=_given(bound.budget(budget, "run")),
+            estimates=self.estimates(bound, estimates, slots=self.capacity),
+        )
 
     @asynccontextmanager
     async def stream(
@@ -198,6 +252,8 @@ class Engine:
         key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        budget: Budget | None = None,
+        estimates: Mapping[str, float] | None = None,
     ) -> AsyncIterator[RunStream]:
         """Run one document and follow it: pieces of replies as they arrive, and outcomes.
 
@@ -212,12 +268,15 @@ class Engine:
             key: The document's key; a hash of the inputs if not given.
             timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
             priority: Higher goes first, over all runs and batches of the engine.
+            budget: Caps what the run may spend.
+            estimates: Seconds that steps take, by their names: they decide which of several ready steps
+                goes first. What earlier runs of the pipeline took is used if not given.
 
         Raises:
             PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
-            ValueError: If `timeout` is not positive.
+            ValueError: If `timeout` is not positive, or `estimates` names no step.
 
         Example:
             >>> import trio
@@ -249,6 +308,8 @@ class Engine:
             timeout=timeout,
             priority=priority,
             follower=stream.follower,
+            budgets=_given(bound.budget(budget, "run")),
+            estimates=self.estimates(bound, estimates, slots=self.capacity),
         )
         raised: Exception | None = None
         try:
@@ -278,6 +339,8 @@ class Engine:
         keeps_records: bool = True,
         place: int | None = None,
         follower: Follower | None = None,
+        budgets: Sequence[BoundBudget] = (),
+        estimates: PlanEstimates | None = None,
     ) -> RunResult:
         """Run one document of a bound plan: what `run` and batches are made of.
 
@@ -292,6 +355,8 @@ class Engine:
             place: The number of the document's arrival, if it was drawn before.
             keeps_records: Whether the result has a trace and calls; without, only sinks get records.
             follower: Whoever follows its streamed replies and outcomes.
+            budgets: What caps its spending.
+            estimates: What its steps take; what the bound plan has learnt if not given.
 
         Raises:
             InputError: If the inputs do not fit; nothing has run.
@@ -331,6 +396,8 @@ class Engine:
             place=place,
             host=self,
             follower=follower,
+            estimates=bound.estimates if estimates is None else estimates,
+            budgets=budgets,
         )
         try:
             if RUNNING_STEP.get() is None:
@@ -342,6 +409,10 @@ class Engine:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
         return result
+
+
+def _given(budget: BoundBudget | None) -> tuple[BoundBudget, ...]:
+    return () if budget is None else (budget,)
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -18,6 +18,7 @@ from pipeline_engine.values import (
     Cost,
     Dropped,
     Failed,
+    HedgeFinished,
     Outcome,
     Record,
     Skipped,
@@ -177,8 +178,9 @@ class RunResult:
 
     @property
     def cost(self) -> Cost:
-        """What all calls together cost, as far as prices are known."""
-        costs = [r.cost for r in self._records if isinstance(r, AttemptFinished) and r.cost is not None]
+        """What all calls together cost, as far as prices are known; second calls that lost are estimated."""
+        told = (r for r in self._records if isinstance(r, AttemptFinished | HedgeFinished))
+        costs = [record.cost for record in told if record.cost is not None]
         return sum(costs, Cost())
 
     @property

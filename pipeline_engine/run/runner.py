@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,14 +15,15 @@ from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.trio_thread import TrioThread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
-    from pipeline_engine.declare import Pipeline
+    from pipeline_engine.declare import Budget, Pipeline
     from pipeline_engine.plan import Plan
     from pipeline_engine.run.binding import Models
+    from pipeline_engine.values import Sink
 
 __all__ = ["Runner"]
 
@@ -37,6 +39,9 @@ class Runner:
     Args:
         models: The models that roles are bound to, unless a run says otherwise.
         capacity: How many attempts may be in flight at once, over all runs.
+        sinks: Readers of the record streams of all runs, called on the runner's thread.
+        seed: Makes the jitter of retries repeatable.
+        transport: An `httpx2.AsyncBaseTransport` that carries all calls; you close it.
 
     Example:
         >>> from pipeline_engine import Pipeline
@@ -52,9 +57,17 @@ class Runner:
         'Hello, Ada!'
     """
 
-    def __init__(self, *, models: Models | None = None, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self,
+        *,
+        models: Models | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        sinks: Sequence[Sink] = (),
+        seed: int | None = None,
+        transport: Any = None,
+    ) -> None:
         self.capacity = capacity
-        self._engine = Engine(models=models, capacity=capacity)
+        self._engine = Engine(models=models, capacity=capacity, sinks=sinks, seed=seed, transport=transport)
         self._thread: TrioThread | None = None
         self._in_flight = 0
         self._idle: trio.Event | None = None
@@ -68,13 +81,16 @@ class Runner:
         """
         if self._thread is not None:
             raise RuntimeError("this runner was opened before. Make a new one.")
-        self._thread = TrioThread("pipeline_engine runner")
+        # A program that forgets to close its runner must still end, after the runs under way.
+        self._thread = TrioThread("pipeline_engine runner", is_daemon=True)
+        atexit.register(self.close)
         self._thread.start()
         self._thread.call(self._engine.__aenter__)
         return self
 
     def close(self) -> None:
         """Let the runs under way finish, then end engine and thread. Does nothing the second time."""
+        atexit.unregister(self.close)
         if self._thread is not None and self._thread.is_open:
             self._thread.call(self._drain)
             self._thread.close()
@@ -103,6 +119,8 @@ class Runner:
         key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        budget: Budget | None = None,
+        estimates: Mapping[str, float] | None = None,
     ) -> RunResult:
         """Run one document and wait for its result. An interrupt cancels the run.
 
@@ -111,7 +129,17 @@ class Runner:
             InputError: If the inputs do not fit.
             EngineClosedError: If the runner is not open.
         """
-        return self.call(Engine.run, dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
+        return self.call(
+            Engine.run,
+            dag,
+            inputs,
+            models=models,
+            key=key,
+            timeout=timeout,
+            priority=priority,
+            budget=budget,
+            estimates=estimates,
+        )
 
     def submit(
         self,
@@ -122,6 +150,7 @@ class Runner:
         key: str | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        budget: Budget | None = None,
     ) -> Future[RunResult]:
         """Start one document and return at once. Cancelling the future cancels the run.
 
@@ -129,7 +158,9 @@ class Runner:
             EngineClosedError: If the runner is not open.
         """
         return self.start(
-            lambda engine: engine.run(dag, inputs, models=models, key=key, timeout=timeout, priority=priority)
+            lambda engine: engine.run(
+                dag, inputs, models=models, key=key, timeout=timeout, priority=priority, budget=budget
+            )
         )
 
     def map(

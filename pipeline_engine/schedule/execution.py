@@ -13,14 +13,24 @@ import inspect
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from pipeline_engine.declare import as_messages
-from pipeline_engine.errors import OutputError, ProviderError, StepCodeError, StepTimeoutError
+from pipeline_engine.errors import (
+    OutputError,
+    ProviderError,
+    StepCodeError,
+    StepTimeoutError,
+)
 from pipeline_engine.plan import FallbackValue, Plan, PlannedStep
-from pipeline_engine.resilience import is_throttled, next_try
+from pipeline_engine.resilience.circuit import CircuitState
+from pipeline_engine.resilience.retry import is_throttled, next_try
+from pipeline_engine.schedule.admission import cancel_call, cost_of, end_call, size_of, start_call, tokens_needed
+from pipeline_engine.schedule.deadlines import begin_deadline, move_deadline, timeout_error
+from pipeline_engine.schedule.estimates import PlanEstimates
+from pipeline_engine.schedule.hedging import ask_twice
 from pipeline_engine.schedule.judging import (
     bug_in,
     cancellation_in,
@@ -33,17 +43,21 @@ from pipeline_engine.schedule.judging import (
     unwrapped,
     withheld,
 )
-from pipeline_engine.schedule.sharing import Warming, shared_prefix
+from pipeline_engine.schedule.linking import Linking
+from pipeline_engine.schedule.routing import Detour, detour
+from pipeline_engine.schedule.spending import Spending
 from pipeline_engine.schedule.state import Decision, Evaluate, Open, RunState, Settle, Start
-from pipeline_engine.schedule.step_run import BoundModel, Candidate, Executors, StepRun
+from pipeline_engine.schedule.step_run import BoundBudget, BoundModel, Candidate, Executors, StepRun
 from pipeline_engine.values import (
     RUNNING_STEP,
     AttemptFinished,
     AttemptStarted,
+    BreakerChanged,
     Call,
     Completed,
     Completion,
-    Cost,
+    CooldownStarted,
+    CredentialParked,
     Delta,
     EmbeddingModel,
     Embeddings,
@@ -51,6 +65,8 @@ from pipeline_engine.values import (
     Fault,
     Message,
     Outcome,
+    OutputJudged,
+    QueueLeft,
     Record,
     RepairAsked,
     Request,
@@ -68,6 +84,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Hashable, Sequence
 
+    from pipeline_engine.resilience.governor import Governor
     from pipeline_engine.schedule.following import Follower
     from pipeline_engine.schedule.scheduler import Scheduler
 
@@ -110,6 +127,8 @@ class Execution:
         place: The number of the document's arrival, if it was drawn before.
         host: Whoever runs it: what a run inside one of its steps runs on, too.
         follower: Whoever follows its streamed replies.
+        estimates: What the plan's steps have taken so far, shared by all its runs.
+        budgets: What caps its spending: the document's own, its batch's.
     """
 
     def __init__(
@@ -129,8 +148,15 @@ class Execution:
         place: int | None = None,
         host: object = None,
         follower: Follower | None = None,
+        estimates: PlanEstimates | None = None,
+        budgets: Sequence[BoundBudget] = (),
     ) -> None:
         self.plan = plan
+        self.estimates = PlanEstimates(plan) if estimates is None else estimates
+        self.estimates.refresh()
+        self.budgets = budgets
+        self.spending = Spending(self, budgets)
+        self.linking = Linking(self)
         self.host = host
         self.state = RunState(plan, inputs)
         self.candidates = candidates
@@ -147,16 +173,14 @@ class Execution:
         self.sources = tuple(value for value in inputs if isinstance(value, str))
         self._nursery: trio.Nursery | None = None
         self._context: contextvars.Context = _NO_CONTEXT
-        self._waiting: dict[StepRun, None] = {}
+        self.waiting: dict[StepRun, None] = {}
         self._callers: dict[tuple[int, int | None], list[StepRun]] = {}
         self._parked: trio.lowlevel.Task | None = None
         self._next: StepRun | None = None
         self._takes_next = False
-        self._is_ending = False
-        self._follower = follower
+        self.is_ending = False
+        self.follower = follower
         self._batches: dict[int, list[list[str]]] = {}
-        self._warmings: dict[Hashable, Warming] = {}
-        self._equal_calls: dict[Hashable, int] = {}
 
     async def run(self, timeout: float | None = None, stopped_by: str | None = None) -> None:
         """Run until every step has its outcome, or `timeout` seconds have passed.
@@ -204,9 +228,9 @@ class Execution:
 
     def _end(self) -> None:
         """Take everything back that waits: from here on nothing may be launched any more."""
-        self._is_ending = True
-        for step_run in list(self._waiting):
-            self._withdraw(step_run)
+        self.is_ending = True
+        for step_run in list(self.waiting):
+            self.withdraw(step_run)
 
     def _unpark(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -218,11 +242,11 @@ class Execution:
         if state.is_over and not self.plan.on_demand:
             return
         now = trio.current_time()
-        for step_run in list(self._waiting):
-            self._withdraw(step_run)
+        for step_run in list(self.waiting):
+            self.withdraw(step_run)
             if step_run.item is not None:
                 self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped(reason)))
-        self._waiting.clear()
+        self.waiting.clear()
         self._callers.clear()
         decisions = state.finish() if state.is_over else state.stop(reason)
         for decision in decisions:
@@ -242,7 +266,7 @@ class Execution:
                 if isinstance(decision, Start):
                     self._prepare(decision, now, ready, more)
                 elif isinstance(decision, Settle):
-                    self._settle(decision.step, decision.item, decision.outcome, now, more)
+                    self.settle(decision.step, decision.item, decision.outcome, now, more)
                 elif isinstance(decision, Evaluate):
                     self._evaluate(decision, now, more)
                 elif isinstance(decision, Open):
@@ -263,7 +287,7 @@ class Execution:
         for step_run in ready:
             if step_run.item is not None and self.state.is_closing(step_run.step.index):
                 skipped = Skipped(step_run.step.name, is_by_choice=False)
-                self._settle(step_run.step.index, step_run.item, skipped, now, more)
+                self.settle(step_run.step.index, step_run.item, skipped, now, more)
             else:
                 kept.append(step_run)
         return kept
@@ -274,50 +298,103 @@ class Execution:
     def _admit(self, ready: list[StepRun], now: float) -> StepRun | None:
         """Start ready work, or put it into the queue; return what the calling task goes on with."""
         scheduler = self.scheduler
-        if self._is_ending:
-            self._waiting.update(dict.fromkeys(ready))  # they get their outcome when the run is stopped
+        if self.is_ending:
+            self.waiting.update(dict.fromkeys(ready))  # they get their outcome when the run is stopped
             return None
         if self.plan.has_linked_calls:
-            ready = [step_run for step_run in ready if not self._waits_for_another(step_run, now)]
-        if not scheduler.queue.live and len(ready) <= scheduler.free:
-            scheduler.free -= len(ready)
+            ready = [step_run for step_run in ready if not self.linking.waits_for_another(step_run, now)]
+        if scheduler.arriving and any(step_run.gate is not None and step_run.gate.is_limited for step_run in ready):
+            # Documents that came at the same instant begin in an order of trio's: the last one dispatches for all.
             for step_run in ready:
-                step_run.has_slot = True
-                step_run.slot_at = now
-            for step_run in ready[1:]:
-                self._spawn(step_run)
-            if scheduler.room_waiters:
-                scheduler.dispatch()  # a batch may wait for room
-            if ready:
-                return ready[0]
+                self._enqueue(step_run)
+            return None
+        if not scheduler.queue.live and len(ready) <= scheduler.free:
+            if len(ready) > 1 and (self.budgets or any(step_run.gate is not None for step_run in ready)):
+                ready.sort(key=lambda step_run: step_run.key)
+            started = [step_run for step_run in ready if self._start_at_once(step_run, now)]
+            for step_run in started[1:]:
+                self.spawn(step_run)
+            if len(started) < len(ready) or scheduler.room_waiters:
+                scheduler.dispatch()  # gates are to be watched; and a batch may wait for room
+            if started:
+                return started[0]
             self._wake_if_over()
             return None
         for step_run in ready:
-            self._wait(step_run)
-            scheduler.queue.push(step_run)
-        # While the queue is served, one step run of this document may be kept for this very task.
+            self._enqueue(step_run)
+        # While the queue is served, one step run of this document may be kept for this very task. What is done
+        # after a dispatch may come here again, for work that another task goes on with.
+        around = self._takes_next, self._next
         self._takes_next, self._next = True, None
         scheduler.dispatch()
-        self._takes_next = False
+        kept = self._next
+        self._takes_next, self._next = around
         self._wake_if_over()
-        kept, self._next = self._next, None
         return kept
 
-    def launch(self, step_run: StepRun) -> None:
-        """Go on with a step run that got its slot from the queue."""
-        self._resume(step_run)
-        step_run.has_slot = True
-        step_run.slot_at = self.scheduler.now()
+    def _start_at_once(self, step_run: StepRun, now: float) -> bool:
+        """Take a free slot and all that the call needs; else let it wait for its turn."""
+        gate = step_run.gate
+        if gate is not None and gate.refusal(now, step_run.tokens) is not None:
+            self._enqueue(step_run)
+            return False
+        if not self._take_needs(step_run, now):
+            return False
+        self.scheduler.free -= 1
+        return True
+
+    def _enqueue(self, step_run: StepRun) -> None:
+        self.wait(step_run)
+        step_run.waits_since = self.scheduler.enqueue(step_run)
+
+    def launch(self, step_run: StepRun) -> bool:
+        """Go on with a step run whose turn has come; return False if the budget has no room for it."""
+        now = self.scheduler.now()
+        self._tell_waits(step_run, now)
+        self.resume(step_run)
+        if not self._take_needs(step_run, now):
+            return False
         if self._takes_next and self._next is None:
             self._next = step_run
         else:
-            self._spawn(step_run)
+            self.spawn(step_run)
+        return True
 
-    def _spawn(self, step_run: StepRun) -> None:
+    def _tell_waits(self, step_run: StepRun, now: float) -> None:
+        """Record what it has waited for in the queue, where that was more than a slot."""
+        since, step_run.waits_since = step_run.waits_since, None
+        if since is not None and step_run.gate is not None:
+            waits = self.scheduler.waits(step_run.gate, since)
+            if waits:
+                self.emit(QueueLeft(now, step_run.step.name, step_run.item, waits))
+
+    def _take_needs(self, step_run: StepRun, now: float) -> bool:
+        """Take all that an attempt needs, at the one instant at which it was found to be there."""
+        gate = step_run.gate
+        if gate is not None:
+            needed = self.spending.needed(step_run) if self.budgets else None
+            if needed is not None:
+                lacking = self.spending.lacking(needed)
+                if lacking is not None:
+                    self.spending.wait_for_room(step_run, lacking, needed, now)
+                    return False
+            start_call(step_run, now, self.budgets, needed)
+            if gate.news:
+                self._tell_news(gate)
+        step_run.has_slot = True
+        step_run.slot_at = now
+        return True
+
+    def spawn(self, step_run: StepRun) -> None:
+        """Let a task of its own make the attempt that a step run has a slot for."""
+        self.start_task(self._work, step_run)
+
+    def start_task(self, function: Callable[[StepRun], Awaitable[None]], step_run: StepRun) -> None:
+        """Start a task of this run, whoever asks for it."""
         if self._nursery is None:
             raise AssertionError("a run that is not open cannot start anything")
         # Whoever frees the slot may be another run's task: a step sees the context variables of its own run.
-        self._context.run(partial(self._nursery.start_soon, self._work, step_run, name=step_run.step.name))
+        self._context.run(partial(self._nursery.start_soon, function, step_run, name=step_run.step.name))
 
     def _wake_if_over(self) -> None:
         if self._parked is not None and self.state.is_over:
@@ -328,7 +405,7 @@ class Execution:
         step = self.plan.steps[start.step]
         item = start.item
         if item is not None and self.state.is_closing(step.index):
-            self._settle(step.index, item, Skipped(step.name, is_by_choice=False), now, more)
+            self.settle(step.index, item, Skipped(step.name, is_by_choice=False), now, more)
             return
         if step.kind == "embed" and item is None:
             self._divide(step, start.unblocked_by, now, more)
@@ -357,7 +434,8 @@ class Execution:
                 RUNNING_STEP.reset(running)
             if not self.candidates[step.index]:
                 raise AssertionError(f"step {step.name!r} was bound to no model")
-        ready.append(step_run)
+        if step.kind == "function" or self._may_wait(step_run, now, more):
+            ready.append(step_run)
 
     def _divide(self, step: PlannedStep, by: int | None, now: float, more: list[Decision]) -> None:
         """Ask an embed step for its texts, and divide them into batches that the model takes."""
@@ -383,7 +461,7 @@ class Execution:
     def _fail_in_code(self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]) -> None:
         """End a step by a bug in the pipeline's own code: no retry, no fallback."""
         failure = bug_in(step_run.step.name, part, error)
-        self._settle(step_run.step.index, step_run.item, Failed(failure), now, more)
+        self.settle(step_run.step.index, step_run.item, Failed(failure), now, more)
 
     def _evaluate(self, asked: Evaluate, now: float, more: list[Decision]) -> None:
         step = self.plan.steps[asked.step]
@@ -408,7 +486,7 @@ class Execution:
             RUNNING_STEP.reset(running)
         more.extend(self.state.answer(asked.step, asked.item, is_wanted=is_wanted))
 
-    def _settle(self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
+    def settle(self, index: int, item: int | None, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
         """Record an outcome, tell the state, and wake who waits for it as a fallback."""
         if item is not None and isinstance(outcome, Failed):
             outcome = self.state.tolerate(index, outcome.error)
@@ -425,47 +503,66 @@ class Execution:
     def _close(self, index: int, now: float, more: list[Decision]) -> None:
         """Withdraw the items of a step that wait for anything; those on the wire may finish."""
         step = self.plan.steps[index]
-        for step_run in [waiting for waiting in self._waiting if waiting.step is step]:
-            self._resume(step_run)
-            self._withdraw(step_run)
+        for step_run in [waiting for waiting in self.waiting if waiting.step is step]:
+            self.resume(step_run)
+            self.withdraw(step_run)
             self._forget_caller(step_run)
-            self._settle(index, step_run.item, Skipped(step.name, is_by_choice=False), now, more)
+            self.settle(index, step_run.item, Skipped(step.name, is_by_choice=False), now, more)
 
     # Waiting without a task
 
-    def _wait(self, step_run: StepRun) -> None:
+    def wait(self, step_run: StepRun) -> None:
         """Keep track of work that has no task: the step's deadline must find it."""
-        self._waiting[step_run] = None
+        self.waiting[step_run] = None
         if step_run.deadline < math.inf and step_run.timer is None:
             step_run.timer = self.scheduler.call_at(step_run.deadline, lambda: self._run_out(step_run))
 
-    def _resume(self, step_run: StepRun) -> None:
-        self._waiting.pop(step_run, None)
+    def resume(self, step_run: StepRun) -> None:
+        """Let a step run wait no longer."""
+        self.waiting.pop(step_run, None)
         if step_run.timer is not None:
             self.scheduler.cancel(step_run.timer)
             step_run.timer = None
 
-    def _withdraw(self, step_run: StepRun) -> None:
-        self.scheduler.queue.withdraw(step_run)
-        self._part(step_run)
+    def withdraw(self, step_run: StepRun) -> None:
+        """Take back a step run that waits, from wherever it does."""
+        if step_run.ticket:
+            self._tell_waits(step_run, trio.current_time())
+            self.scheduler.queue.withdraw(step_run)
+        for budget in self.budgets:
+            budget.ledger.waiting.pop(step_run, None)
+        self.linking.part(step_run)
         if step_run.timer is not None:
             self.scheduler.cancel(step_run.timer)
             step_run.timer = None
 
     def _backed_off(self, step_run: StepRun) -> None:
         step_run.timer = None
-        self.emit(WaitEnded(trio.current_time(), step_run.step.name, step_run.item))
-        self._requeue(step_run)
+        self.resume(step_run)
+        now = trio.current_time()
+        self.emit(WaitEnded(now, step_run.step.name, step_run.item))
+        self.come_back(step_run, now)
         self.scheduler.dispatch()
 
-    def _requeue(self, step_run: StepRun) -> None:
-        if self._is_ending:
-            self._waiting[step_run] = None
+    def come_back(self, step_run: StepRun, now: float) -> None:
+        """Let a step run whose wait is over go on, where nobody else carries out what follows."""
+        more: list[Decision] = []
+        self.requeue(step_run, now, more)
+        if more:
+            self.go_on(more, now)
+        else:
+            self._wake_if_over()
+
+    def requeue(self, step_run: StepRun, now: float, more: list[Decision]) -> None:
+        """Let a step run wait for its turn again, or go where it can be served."""
+        if self.is_ending:
+            self.waiting[step_run] = None
             return
-        if self.plan.has_linked_calls and self._waits_for_another(step_run, self.scheduler.now()):
+        if step_run.step.kind != "function" and not self._may_wait(step_run, now, more):
             return
-        self._wait(step_run)
-        self.scheduler.queue.push(step_run)
+        if self.plan.has_linked_calls and self.linking.waits_for_another(step_run, now):
+            return
+        self._enqueue(step_run)
 
     def _forget_caller(self, step_run: StepRun) -> None:
         """It waits for its fallback step no longer."""
@@ -476,148 +573,92 @@ class Execution:
     def _run_out(self, step_run: StepRun) -> None:
         """The step's deadline came while it waited."""
         step_run.timer = None
-        self._resume(step_run)
-        self._withdraw(step_run)
+        self.resume(step_run)
+        self.withdraw(step_run)
         self._forget_caller(step_run)
         now = trio.current_time()
         more: list[Decision] = []
         self._end_by_deadline(step_run, now, more)
-        self._go_on(more, now)
+        self.go_on(more, now)
 
-    def _go_on(self, decisions: list[Decision], now: float) -> None:
+    def go_on(self, decisions: list[Decision], now: float) -> None:
         """Carry out decisions where no step's task can go on with one of them."""
         kept = self._carry_out(decisions, now)
         if kept is not None:
-            self._spawn(kept)
+            self.spawn(kept)
 
-    # Calls that wait for other calls
+    # Models that cannot be asked now, and budgets that have no room
 
-    def _waits_for_another(self, step_run: StepRun, now: float) -> bool:
-        """Let a call join its equals, or those that begin with the same document; return whether it waits."""
-        step, candidate = step_run.step, step_run.candidate
-        if step.kind != "llm" or not isinstance(candidate, BoundModel):
+    def _may_wait(self, step_run: StepRun, now: float, more: list[Decision]) -> bool:
+        """Return whether the model at hand is worth waiting for; if not, go on to what is tried next."""
+        candidate = step_run.candidate
+        if not isinstance(candidate, BoundModel):
+            return True
+        step_run.gate = governor = candidate.governor
+        if governor is None:
+            return True
+        exhausted = self.spending.exhausted()
+        if exhausted is not None:
+            self.linking.part(step_run)
+            self.spending.stop(step_run, exhausted, now, more)
             return False
-        if step.cache is not None and step_run.flight is None:
-            sources = self._sources(step_run) if getattr(candidate.model, "reads_sources", False) else ()
-            request = (step.cache.namespace, id(candidate.model), step_run.messages, step.output.schema_json, sources)
-            if request not in step_run.ordinals:
-                # Equal calls of one document stay apart: each joins its like of other documents.
-                ordinal = self._equal_calls.get(request, 0)
-                step_run.ordinals = {**step_run.ordinals, request: ordinal}
-                self._equal_calls[request] = ordinal + 1
-            leader = self.scheduler.flights.join((request, step_run.ordinals[request]), step_run)
-            if leader is not None:
-                self._hurry(leader, step_run.priority)
-                self._wait_for_another(step_run, "shared", now)
-                return True
-        if step.warm is not None and step_run.warming is None:
-            prefix = shared_prefix(step_run.messages)
-            if prefix is not None:
-                warming = self._warmings.setdefault((id(candidate.model), prefix), Warming())
-                if not warming.is_warm:
-                    step_run.warming = warming
-                    if warming.leader is not None:
-                        warming.waiting[step_run] = None
-                        self._wait_for_another(step_run, "warm", now)
-                        return True
-                    warming.leader = step_run
+        if governor.counts_tokens:
+            self.measure(step_run)
+        found = self._detour(step_run, governor, now)
+        if found is None:
+            return True
+        self.linking.part(step_run)
+        index, error = found.to, found.error
+        if index is None:
+            self.settle(step_run.step.index, step_run.item, Failed(error), now, more)
+        elif step_run.substitute is not None:
+            self.next_candidate(step_run, error, now, more)
+        else:
+            self.try_candidate(step_run, index, error, now, more)
         return False
 
-    def _hurry(self, leader: StepRun, priority: int) -> None:
-        """Let a call go as early as the most urgent one that waits for it would."""
-        if priority <= leader.priority:
+    def _detour(self, step_run: StepRun, governor: Governor, now: float) -> Detour | None:
+        deadline = min(step_run.deadline, self.deadline)
+        return detour(step_run, governor, self.candidates[step_run.step.index], now, deadline)
+
+    def reconsider(self, step_run: StepRun) -> None:
+        """Let a call that waits for its model go elsewhere, if the model has become of no use to it."""
+        now = self.scheduler.now()
+        governor = step_run.gate
+        if not step_run.ticket or self.is_ending or governor is None:
             return
-        leader.urgency = priority
-        if leader.is_queued:
-            self.scheduler.queue.withdraw(leader)
-            self.scheduler.queue.push(leader)
-        if leader.warming is not None and leader.warming.leader is not None:
-            self._hurry(leader.warming.leader, priority)  # what it waits for itself
-
-    def _wait_for_another(self, step_run: StepRun, cause: Literal["shared", "warm"], now: float) -> None:
-        self.emit(WaitStarted(now, step_run.step.name, step_run.item, cause))
-        self._wait(step_run)
-
-    def send(self, step_run: StepRun) -> bool:
-        """Let a call that waited for another one go its own way; False if its run is ending."""
-        if self._is_ending:
-            return False
-        self._resume(step_run)
-        self.emit(WaitEnded(self.scheduler.now(), step_run.step.name, step_run.item))
-        self._requeue(step_run)
-        return True
-
-    def take_shared(self, step_run: StepRun, completion: Completion, now: float) -> None:
-        """Let a call that followed an equal one take its reply, as if it had been its own."""
-        if self._is_ending:
+        if self._detour(step_run, governor, now) is None:
             return
-        step = step_run.step
-        self._resume(step_run)
-        self.emit(WaitEnded(now, step.name, step_run.item))
-        step_run.attempt += 1
-        if step.step_seconds is not None and step_run.deadline == math.inf:
-            step_run.deadline = now + step.step_seconds
-        started = AttemptStarted(
-            now, step.name, step_run.item, step_run.attempt, step_run.model_name, step_run.is_repair, is_shared=True
-        )
-        self.emit(started)
-        step_run.first_token_at, step_run.blocked = None, 0.0
-        if self._follower is not None and step.is_streamed:
-            if step_run.has_told:
-                self._follower.tell(Restarted(step.name, step_run.item))
-            if completion.text:
-                self._follower.tell(Delta(step.name, step_run.item, completion.text))
-            step_run.has_told = bool(completion.text)
-        running = RUNNING_STEP.set(step_run)
-        try:
-            kept = self._after_attempt(step_run, completion, None, now, is_shared=True)
-        finally:
-            RUNNING_STEP.reset(running)
-        if kept is not None:
-            self._spawn(kept)
+        self.resume(step_run)
+        self.withdraw(step_run)
+        self.come_back(step_run, now)
 
-    def _hand_on(self, step_run: StepRun, value: Any, error: Exception | None, now: float) -> None:
-        """Let the calls that waited for this one go on: with its reply, or without it."""
-        if error is None and isinstance(value, Completion):
-            if step_run.warming is not None:
-                self._has_warmed(step_run)
-            for follower in self.scheduler.flights.land(step_run):
-                follower.execution.take_shared(follower, value, now)
-        else:
-            self._part(step_run)
+    def _tell_news(self, governor: Governor) -> None:
+        """Record what has changed with a model, and let those who wait for it learn of it."""
+        concerned = [governor]
+        is_bad = False
+        for record in governor.take_news():
+            self.emit(record)
+            if isinstance(record, BreakerChanged):
+                _log.warning("model %r: breaker %s, was %s", governor.model, record.after, record.before)
+                is_bad = is_bad or record.after != "closed"
+                on_change = governor.circuit.breaker.on_state_change if governor.circuit is not None else None
+                if on_change is not None:
+                    states = CircuitState(record.before), CircuitState(record.after)
+                    self._call_guarded("on_state_change", partial(on_change, *states))
+            elif isinstance(record, CredentialParked):
+                _log.error("model %r: its key was refused; no call with it is sent any more", governor.model)
+                concerned = governor.credential.governors
+            is_bad = is_bad or isinstance(record, CredentialParked | CooldownStarted)
+        if is_bad:
+            self.scheduler.call_after_dispatch(partial(self._reconsider_all, tuple(concerned)))
 
-    def _part(self, step_run: StepRun) -> None:
-        """Let the calls that wait for this one go on without it: one of them goes ahead now."""
-        successor = self.scheduler.flights.leave(step_run) if step_run.flight is not None else None
-        while successor is not None:
-            if successor.flight is not None:
-                for follower in successor.flight.followers:
-                    self._hurry(successor, follower.priority)
-            if successor.execution.send(successor):
-                break
-            successor = self.scheduler.flights.leave(successor)
-        warming, step_run.warming = step_run.warming, None
-        if warming is None:
-            return
-        warming.waiting.pop(step_run, None)
-        if warming.leader is step_run:
-            warming.leader = next(iter(warming.waiting), None)
-            if warming.leader is not None and not self._is_ending:
-                del warming.waiting[warming.leader]
-                for waiter in warming.waiting:
-                    self._hurry(warming.leader, waiter.priority)
-                self.send(warming.leader)
-
-    def _has_warmed(self, step_run: StepRun) -> None:
-        """The provider has read what these calls share: let all of them go."""
-        warming, step_run.warming = step_run.warming, None
-        if warming is None:
-            return
-        warming.is_warm = True
-        waiting, warming.waiting = warming.waiting, {}
-        for waiter in waiting:
-            waiter.warming = None
-            self.send(waiter)
+    def _reconsider_all(self, governors: tuple[Governor, ...]) -> None:
+        for governor in governors:
+            for entry in list(self.scheduler.queue.entries(governor)):
+                if isinstance(entry, StepRun):
+                    entry.reconsider()
+        self.scheduler.dispatch()
 
     # An attempt
 
@@ -639,7 +680,7 @@ class Execution:
                         deadline = math.inf
                         if is_timed:
                             step_run.scope = scope
-                            scope.deadline = deadline = self._deadline(step_run, now)
+                            scope.deadline = deadline = begin_deadline(step_run, now)
                         value: Any = None
                         error: Exception | None = None
                         try:
@@ -666,7 +707,7 @@ class Execution:
                     self._leave(step_run)
                 raise
             if scope.cancelled_caught and step_run is not None:
-                step_run = self._end_attempt(step_run, None, self._timeout_error(step_run), read_clock())
+                step_run = self._end_attempt(step_run, None, timeout_error(step_run), read_clock())
 
     def _begin_attempt(self, step_run: StepRun) -> float:
         step_run.attempt += 1
@@ -675,13 +716,17 @@ class Execution:
         # From the moment it has its slot, not from when trio comes to run the task.
         now = step_run.slot_at
         step = step_run.step
+        gate = step_run.gate
+        if gate is not None and not (step_run.attempts_spent or step_run.throttled or step_run.is_repair):
+            gate.count_first_try()
         model = None if step.kind == "function" else step_run.model_name
         self.emit(AttemptStarted(now, step.name, step_run.item, step_run.attempt, model, step_run.is_repair))
         if step_run.attempt > 1:
+            step_run.answered_by = None
             step_run.first_token_at, step_run.blocked = None, 0.0
-            if step_run.has_told and self._follower is not None:
+            if step_run.has_told and self.follower is not None:
                 step_run.has_told = False
-                self._follower.tell(Restarted(step.name, step_run.item))
+                self.follower.tell(Restarted(step.name, step_run.item))
         return now
 
     def _end_attempt(self, step_run: StepRun, value: Any, error: Exception | None, finished: float) -> StepRun | None:
@@ -689,9 +734,37 @@ class Execution:
         if step_run.has_slot:
             step_run.has_slot = False
             self.scheduler.free += 1
+        if step_run.permit is not None or step_run.reserved is not None:
+            self.give_back(step_run, value, error, finished)
+        if error is None:
+            self.estimates.learn(step_run.step.index, finished - step_run.slot_at)
         if step_run.flight is not None or step_run.warming is not None:
-            self._hand_on(step_run, value, error, finished)
-        return self._after_attempt(step_run, value, error, finished)
+            self.linking.hand_on(step_run, value, error, finished)
+        return self.after_attempt(step_run, value, error, finished)
+
+    def give_back(self, step_run: StepRun, value: Any, error: Exception | None, now: float) -> None:
+        """Return what a call held to its model's governor and to the budgets, which learn from its end."""
+        gate = step_run.gate
+        counted_before = gate is None or gate.counts_tokens
+        end_call(step_run, value, error, now, self.budgets)
+        if gate is not None:
+            if isinstance(value, Completion | Embeddings) and (gate.counts_tokens or self.budgets):
+                usage = value.usage
+                estimate = self.estimates.steps[step_run.step.index]
+                estimate.learn_tokens(size_of(step_run).characters, usage.input_tokens, usage.output_tokens)
+            if gate.counts_tokens and not counted_before:
+                for entry in self.scheduler.queue.entries(gate):
+                    if isinstance(entry, StepRun):
+                        entry.execution.measure(entry)
+            if gate.news:
+                self._tell_news(gate)
+        self.spending.let_waiters_go(now)
+
+    def measure(self, step_run: StepRun) -> None:
+        """Estimate what a call may need, for those who count tokens."""
+        candidate = step_run.candidate
+        if isinstance(candidate, BoundModel):
+            step_run.tokens = tokens_needed(step_run, candidate, self.estimates.steps[step_run.step.index])
 
     def _call(self, step_run: StepRun) -> Awaitable[Any]:
         step = step_run.step
@@ -701,9 +774,11 @@ class Execution:
             return step.function(*step_run.arguments)  # type: ignore[no-any-return]  # async def
         if step.executor is not None:
             return self.executors.run(step_run)
-        return self._ask(step_run)
+        if step.hedge is not None and step.kind == "llm" and not step.is_streamed and step_run.warming is None:
+            return ask_twice(self, step_run, step.hedge)
+        return self.ask(step_run)
 
-    async def _ask(self, step_run: StepRun) -> Any:
+    async def ask(self, step_run: StepRun) -> Any:
         """Ask the model at hand; one of the user's own may answer anything."""
         step, candidate = step_run.step, step_run.candidate
         if not isinstance(candidate, BoundModel):
@@ -712,7 +787,7 @@ class Execution:
         connect = (candidate.timeout or step.timeout).seconds("connect")
         if step.kind == "embed":
             return await model.embed(step_run.arguments[0], connect_timeout=connect)
-        request = Request(step_run.messages, step.output.schema, step.output.name, self._sources(step_run), connect)
+        request = Request(step_run.messages, step.output.schema, step.output.name, self.sources_of(step_run), connect)
         if candidate.can_stream and (step.is_streamed or step_run.warming is not None):
             return await model.stream(request, partial(self._take, step_run))
         completion = await model.complete(request)
@@ -726,13 +801,13 @@ class Execution:
         if step_run.first_token_at is None:
             step_run.first_token_at = now
             if step_run.warming is not None:
-                self._has_warmed(step_run)
+                self.linking.has_warmed(step_run)
                 self.scheduler.dispatch()
-        step, follower = step_run.step, self._follower
+        step, follower = step_run.step, self.follower
         if piece and follower is not None and step.is_streamed:
             if follower.is_full:
                 # Its time is not the provider's: only what bounds the whole step goes on.
-                self._move_deadline(step_run, step_run.deadline, "step")
+                move_deadline(step_run, step_run.deadline, "step")
                 try:
                     await follower.wait_for_room()
                 finally:
@@ -746,18 +821,12 @@ class Execution:
         timeout = candidate.timeout if isinstance(candidate, BoundModel) else None
         idle = (timeout or step.timeout).seconds("idle") if step.is_streamed else None
         if idle is not None and now + idle < step_run.attempt_deadline:
-            self._move_deadline(step_run, now + idle, "idle")
+            move_deadline(step_run, now + idle, "idle")
         elif step_run.scope_deadline != step_run.attempt_deadline:
             is_step = step_run.attempt_deadline >= step_run.deadline
-            self._move_deadline(step_run, step_run.attempt_deadline, "step" if is_step else "attempt")
+            move_deadline(step_run, step_run.attempt_deadline, "step" if is_step else "attempt")
 
-    @staticmethod
-    def _move_deadline(step_run: StepRun, deadline: float, bound_by: Literal["idle", "attempt", "step"]) -> None:
-        step_run.scope_deadline, step_run.bound_by = deadline, bound_by
-        if step_run.scope is not None:
-            step_run.scope.deadline = deadline
-
-    def _sources(self, step_run: StepRun) -> tuple[str, ...]:
+    def sources_of(self, step_run: StepRun) -> tuple[str, ...]:
         """Return the texts that the step works on: its own document, item or list first."""
         given = [*step_run.arguments, *(step_run.keywords or {}).values()]
         if step_run.item is not None and given:
@@ -767,49 +836,16 @@ class Execution:
         others = ["\n\n".join(texts_in(value)) for value in given if not isinstance(value, str | list)]
         return (*(texts or self.sources), *others)
 
-    @staticmethod
-    def _deadline(step_run: StepRun, now: float) -> float:
-        """Return when this attempt ends; one cancel scope serves all of its timeouts."""
-        step = step_run.step
-        if step.step_seconds is not None and step_run.attempt == 1:
-            step_run.deadline = now + step.step_seconds
-        deadline, seconds = step_run.deadline, step.attempt_seconds
-        first_token = None
-        step_run.bound_by = "step"
-        if step.kind != "function":
-            candidate = step_run.candidate
-            timeout = step.timeout
-            if isinstance(candidate, BoundModel):
-                if candidate.timeout is not None:
-                    timeout = candidate.timeout
-                    seconds = timeout.seconds("attempt")
-                if step.is_streamed and candidate.can_stream:
-                    first_token = timeout.seconds("first_token")
-        if seconds is not None and now + seconds < deadline:
-            deadline = now + seconds
-            step_run.bound_by = "attempt"
-        step_run.attempt_deadline = deadline
-        if first_token is not None and now + first_token < deadline:
-            deadline = now + first_token
-            step_run.bound_by = "first_token"
-        step_run.scope_deadline = deadline
-        return deadline
-
-    @staticmethod
-    def _timeout_error(step_run: StepRun) -> StepTimeoutError:
-        step, which = step_run.step, step_run.bound_by
-        candidate = step_run.candidate if step.kind != "function" else None
-        timeout = candidate.timeout if isinstance(candidate, BoundModel) else None
-        seconds = (timeout or step.timeout).seconds(which)
-        return StepTimeoutError(step.name, which, seconds or 0.0, is_abandoned=step_run.is_abandoned)
-
     def _leave(self, step_run: StepRun) -> None:
         """End what was cancelled from outside, in its attempt or just before, without waiting for anything."""
         if step_run.has_slot:
             step_run.has_slot = False
             self.scheduler.release()
+        if step_run.permit is not None or step_run.reserved is not None:
+            cancel_call(step_run, self.budgets)
+            self.spending.let_waiters_go(self.scheduler.now())
         if step_run.flight is not None or step_run.warming is not None:
-            self._part(step_run)
+            self.linking.part(step_run)
         now = self.scheduler.now()
         if step_run.is_running:
             step_run.is_running = False
@@ -833,7 +869,7 @@ class Execution:
 
     # After an attempt: what its result leads to
 
-    def _after_attempt(
+    def after_attempt(
         self, step_run: StepRun, value: Any, error: Exception | None, finished: float, *, is_shared: bool = False
     ) -> StepRun | None:
         """Record an attempt and decide what follows; return what this task goes on with."""
@@ -844,7 +880,7 @@ class Execution:
             self.emit(AttemptFinished(finished, step.name, item, step_run.attempt, fault))
         else:
             if error is None and isinstance(value, Completion):
-                error = withheld(value, step_run.model_name or "")
+                error = withheld(value, self._answered_by(step_run))
             self._record_call(step_run, value, error, finished, is_shared=is_shared)
         now = finished
         if error is None:
@@ -854,16 +890,46 @@ class Execution:
                 error = checked(step, step.check, value, arguments, keywords)
             if step.output.validate is not None or step.check is not None:
                 now = self.scheduler.now()
+        if error is None and step.accept is not None and self._goes_on_in_cascade(step_run, value, now, more):
+            return self._carry_out(more, now)
         if error is None:
-            outcome = Completed(value, step_run.via if step_run.candidate_index else None)
+            outcome = Completed(value, step_run.via)
             if item is None and not self._callers:
                 # The way that nearly every step takes.
                 self.emit(StepFinished(now, step.name, None, outcome))
                 return self._carry_out(self.state.settle(step.index, None, outcome), now)
-            self._settle(step.index, item, outcome, now, more)
+            self.settle(step.index, item, outcome, now, more)
             return self._carry_out(more, now)
         self._after_failure(step_run, error, now, more)
         return self._carry_out(more, now)
+
+    def _goes_on_in_cascade(self, step_run: StepRun, value: Any, now: float, more: list[Decision]) -> bool:
+        """Ask `accept=` about an output; if it is not good enough, go on to the cascade's next role."""
+        step, candidate = step_run.step, step_run.candidate
+        if step.accept is None or not isinstance(candidate, BoundModel) or candidate.stage >= len(step.cascade):
+            return False  # the last role's output is taken as it is
+        try:
+            is_accepted = step.accept(value)
+            if not isinstance(is_accepted, bool):
+                if inspect.iscoroutine(is_accepted):
+                    is_accepted.close()
+                raise TypeError(f"returned a {type(is_accepted).__name__}. It returns True or False, and is not async")
+        except Exception as raised:  # noqa: BLE001 - the user's own code: whatever it raises is the outcome
+            self._fail_in_code(step_run, "accept", raised, now, more)
+            return True
+        self.emit(OutputJudged(now, step.name, step_run.item, candidate.name, is_accepted))
+        if is_accepted:
+            return False
+        candidates = self.candidates[step.index]
+        index = step_run.candidate_index + 1
+        while index < len(candidates):
+            following = candidates[index]
+            if not isinstance(following, BoundModel) or following.stage > candidate.stage:
+                break
+            index += 1
+        error = OutputError(step.name, [f"{candidate.name!r} gave an output that accept= did not take"])
+        self.try_candidate(step_run, index, error, now, more)
+        return True
 
     def _record_call(
         self, step_run: StepRun, value: Any, error: Exception | None, finished: float, *, is_shared: bool
@@ -875,7 +941,7 @@ class Execution:
             completion = answer if isinstance(answer, Completion) else None
             if completion is not None:
                 step_run.reply = completion.text
-            call = Call(step_run.model_name or "", step_run.messages, completion, fault.message if fault else None)
+            call = Call(self._answered_by(step_run), step_run.messages, completion, fault.message if fault else None)
         paid = None if is_shared else answer
         told = None if is_shared else answer if answer is not None else error
         self.emit(
@@ -887,34 +953,33 @@ class Execution:
                 fault,
                 None if paid is None else paid.usage,
                 call,
-                None if paid is None else self._cost(step_run, paid),
+                None if paid is None else cost_of(step_run, paid),
                 step_run.first_token_at,
                 step_run.blocked,
                 told.replays if isinstance(told, Completion | Embeddings | ProviderError) else 0,
+                None if step_run.answered_by is None else step_run.answered_by.name,
             )
         )
 
     @staticmethod
-    def _cost(step_run: StepRun, answer: Completion | Embeddings) -> Cost:
-        candidate = step_run.candidate
-        price = candidate.price if isinstance(candidate, BoundModel) else None
-        return Cost(unpriced_calls=1) if price is None else price(answer)
+    def _answered_by(step_run: StepRun) -> str:
+        return (step_run.model_name or "") if step_run.answered_by is None else step_run.answered_by.name
 
     # After a failure: repair, try again, fall back, give up
 
     def _after_failure(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
         step = step_run.step
         if isinstance(error, StepCodeError):
-            self._settle(step.index, step_run.item, Failed(error), now, more)
+            self.settle(step.index, step_run.item, Failed(error), now, more)
         elif isinstance(error, StepTimeoutError) and error.which == "step":
             self._end_by_deadline(step_run, now, more)
         elif isinstance(error, OutputError):
-            if not self._repair(step_run, error, now):
-                self._next_candidate(step_run, error, now, more)
+            if not self._repair(step_run, error, now, more):
+                self.next_candidate(step_run, error, now, more)
         else:
             self._retry_or_go_on(step_run, error, now, more)
 
-    def _repair(self, step_run: StepRun, error: OutputError, now: float) -> bool:
+    def _repair(self, step_run: StepRun, error: OutputError, now: float, more: list[Decision]) -> bool:
         """Tell a model what is wrong with its reply and ask again, if it has repairs left."""
         step = step_run.step
         if step.kind != "llm" or error.is_truncated or step_run.repairs >= step.retry.repair:
@@ -928,7 +993,7 @@ class Execution:
             Message("user", f"This answer cannot be used:\n{reasons}\nAnswer again, complete and corrected."),
         )
         self.emit(RepairAsked(now, step.name, step_run.item, error.reasons))
-        self._requeue(step_run)
+        self.requeue(step_run, now, more)
         return True
 
     def _retry_or_go_on(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
@@ -948,51 +1013,57 @@ class Execution:
                 dice=self.dice,
             )
         except Exception as bug:  # noqa: BLE001 - Retry(on=…) is the user's own code
-            self._settle(step.index, step_run.item, Failed(bug_in(step.name, "Retry(on=…)", bug)), now, more)
+            self.settle(step.index, step_run.item, Failed(bug_in(step.name, "Retry(on=…)", bug)), now, more)
             return
-        if again is None:
-            self._next_candidate(step_run, error, now, more)
+        if again is None or (step_run.gate is not None and not step_run.gate.may_retry()):
+            self.next_candidate(step_run, error, now, more)
             return
         step_run.delay = again.delay
         if step.retry.on_retry is not None:
-            self._tell(step.retry.on_retry, step_run, error)
+            told = partial(step.retry.on_retry, step_run.attempt, error)
+            self._call_guarded(f"on_retry of step {step.name!r}", told)
         self.emit(WaitStarted(now, step.name, step_run.item, "backoff"))
-        self._waiting[step_run] = None
+        self.waiting[step_run] = None
         step_run.timer = self.scheduler.call_at(now + again.delay, lambda: self._backed_off(step_run))
 
-    def _tell(self, on_retry: Callable[[int, Exception], Any], step_run: StepRun, error: Exception) -> None:
-        """Call the user's callback, guarded: what it raises is logged and changes nothing."""
+    def _call_guarded(self, name: str, callback: Callable[[], Any]) -> None:
+        """Call the user's callback: what it raises is logged and changes nothing."""
         try:
-            answer = on_retry(step_run.attempt, error)
+            answer = callback()
         except Exception:  # noqa: BLE001 - the user's callback is only told
-            _log.exception("on_retry of step %r raised", step_run.step.name)
+            _log.exception("%s raised", name)
             return
         if inspect.isawaitable(answer) and self._nursery is not None:
-            self._nursery.start_soon(self._await_guarded, answer, step_run.step.name)
+            self._nursery.start_soon(self._await_guarded, name, answer)
 
     @staticmethod
-    async def _await_guarded(answer: Awaitable[Any], step: str) -> None:
+    async def _await_guarded(name: str, answer: Awaitable[Any]) -> None:
         try:
             await answer
         except Exception:  # noqa: BLE001 - the user's callback is only told
-            _log.exception("on_retry of step %r raised", step)
+            _log.exception("%s raised", name)
 
-    def _next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
+    def next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
         """Go on with what is tried next; with nothing left the step fails with its last error."""
+        if step_run.substitute is not None:
+            self.settle(step_run.step.index, step_run.item, Failed(error), now, more)
+            return
+        self.try_candidate(step_run, step_run.candidate_index + 1, error, now, more)
+
+    def try_candidate(self, step_run: StepRun, index: int, error: Exception, now: float, more: list[Decision]) -> None:
+        """Go on with one of the candidates; past the last one the step fails."""
         step, item = step_run.step, step_run.item
-        step_run.candidate_index += 1
+        step_run.candidate_index = index
         candidate = step_run.candidate
         if candidate is None:
-            self._settle(step.index, item, Failed(error), now, more)
+            self.settle(step.index, item, Failed(error), now, more)
         elif isinstance(candidate, FallbackValue):
-            self._settle(step.index, item, Completed(candidate.value, step_run.via), now, more)
+            self.settle(step.index, item, Completed(candidate.value, step_run.via), now, more)
         elif isinstance(candidate, BoundModel):
-            step_run.attempts_spent = step_run.throttled = step_run.repairs = 0
-            step_run.delay = 0.0
-            step_run.is_repair = False
-            step_run.messages = step_run.prompt
-            self._requeue(step_run)
+            self.aim_anew(step_run)
+            self.requeue(step_run, now, more)
         else:
+            step_run.gate = None
             step_run.error = error
             outcome, decisions = self.state.demand(candidate.index, item)
             more.extend(decisions)
@@ -1000,23 +1071,31 @@ class Execution:
                 self.emit(WaitStarted(now, step.name, item, "fallback"))
                 step_run.waits_for = (candidate.index, item)
                 self._callers.setdefault(step_run.waits_for, []).append(step_run)
-                self._wait(step_run)
+                self.wait(step_run)
             else:
                 self._use_fallback_step(step_run, outcome, now, more)
 
+    @staticmethod
+    def aim_anew(step_run: StepRun) -> None:
+        """Forget what the last candidate has spent: each has attempts of its own."""
+        step_run.attempts_spent = step_run.throttled = step_run.repairs = 0
+        step_run.delay = 0.0
+        step_run.is_repair = False
+        step_run.messages = step_run.prompt
+
     def _use_fallback_step(self, step_run: StepRun, outcome: Outcome[Any], now: float, more: list[Decision]) -> None:
-        was_waiting = step_run in self._waiting
-        self._resume(step_run)
+        was_waiting = step_run in self.waiting
+        self.resume(step_run)
         if isinstance(outcome, Completed):
             completed = Completed(outcome.value, step_run.via)
-            self._settle(step_run.step.index, step_run.item, completed, now, more)
+            self.settle(step_run.step.index, step_run.item, completed, now, more)
             return
         if was_waiting:
             self.emit(WaitEnded(now, step_run.step.name, step_run.item))
         error = step_run.error
         if error is None:
             raise AssertionError("a step falls back only after an error")
-        self._next_candidate(step_run, error, now, more)
+        self.next_candidate(step_run, error, now, more)
 
     def _end_by_deadline(self, step_run: StepRun, now: float, more: list[Decision]) -> None:
         """Use the first plain value among the fallbacks that are left; nothing else has time to run."""
@@ -1028,4 +1107,4 @@ class Execution:
         else:
             seconds = step.step_seconds or 0.0
             outcome = Failed(StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned))
-        self._settle(step.index, step_run.item, outcome, now, more)
+        self.settle(step.index, step_run.item, outcome, now, more)

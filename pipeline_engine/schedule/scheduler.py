@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import trio
 
-from pipeline_engine.schedule.queue import Entry, ReadyQueue
+from pipeline_engine.schedule.queue import CauseClock, Entry, Gate, Key, ReadyQueue
 from pipeline_engine.schedule.sharing import Flights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Mapping
+
+    from pipeline_engine.resilience.governor import Governor, ModelStatistics
+    from pipeline_engine.values import QueueCause
 
 __all__ = ["Scheduler", "SchedulerStatistics", "Timer"]
 
@@ -27,9 +32,11 @@ class SchedulerStatistics:
     in_flight: int
     """How many are."""
     ready: int
-    """How many more could be, if there were slots."""
+    """How many more wait for their turn: for a slot, or for what their model's limits allow."""
     timers: int
     """How many waits are under way."""
+    models: Mapping[str, ModelStatistics] = field(default_factory=dict)
+    """How each model is doing that was called."""
 
 
 class Timer:
@@ -69,11 +76,19 @@ class Scheduler:
         self._documents = 0
         self.arriving = 0
         """Documents that were admitted and have not taken their first slots yet."""
+        self._clocks: WeakKeyDictionary[Gate, CauseClock] = WeakKeyDictionary()
+        self._wakes: dict[Gate, tuple[float, Timer]] = {}
+        self._is_dispatching = False
+        self._afterwards: list[Callable[[], None]] = []
 
-    def statistics(self) -> SchedulerStatistics:
+    def statistics(self, governors: Mapping[str, Governor] | None = None) -> SchedulerStatistics:
         """Return what is going on at this instant."""
         live = len(self._timers) - self._dead_timers
-        return SchedulerStatistics(self.capacity, self.capacity - self.free, len(self.queue), live)
+        models = {
+            name: governor.statistics(self.now(), self.queue.waiting(governor))
+            for name, governor in (governors or {}).items()
+        }
+        return SchedulerStatistics(self.capacity, self.capacity - self.free, len(self.queue), live, models)
 
     def next_document(self) -> int:
         """Return the number of a document's arrival: first come, first served."""
@@ -84,8 +99,39 @@ class Scheduler:
 
     @property
     def has_room(self) -> bool:
-        """Whether a slot is free and nothing ready waits for it."""
-        return self.free > self.arriving and not self.queue
+        """Whether a slot is free, and nothing waits that could start in it.
+
+        What waits for its model's limits does not count: one model's stall must not keep out the documents
+        of others. How many documents are let in meanwhile is for each batch to bound.
+        """
+        return self.free > self.arriving
+
+    def enqueue(self, entry: Entry) -> dict[QueueCause, float] | None:
+        """Let ready work wait for its turn; return what its gate's clock shows, which `waits` must be given.
+
+        The caller dispatches afterwards.
+        """
+        self.queue.push(entry)
+        gate = entry.gate
+        if gate is None:
+            return None
+        clock = self._clocks.get(gate)
+        if clock is None:
+            clock = self._clocks[gate] = CauseClock()
+            clock.turn(self.now(), "slot")
+        return clock.read(self.now())
+
+    def waits(self, gate: Gate, since: dict[QueueCause, float]) -> tuple[tuple[QueueCause, float], ...]:
+        """Return how long somebody has waited for what; nothing if it was for slots alone."""
+        clock = self._clocks.get(gate)
+        if clock is None:
+            return ()
+        waited = [
+            (cause, seconds - since.get(cause, 0.0))
+            for cause, seconds in clock.read(self.now()).items()
+            if seconds > since.get(cause, 0.0)
+        ]
+        return () if all(cause == "slot" for cause, _seconds in waited) else tuple(waited)
 
     def release(self) -> None:
         """Give a slot back. The caller decides what happens with it, by `dispatch`."""
@@ -94,15 +140,59 @@ class Scheduler:
             raise AssertionError("a slot was given back twice")
 
     def dispatch(self) -> None:
-        """Start what waits, as long as slots are free."""
-        while self.free > 0 and self.queue:
-            entry = self.queue.pop()
-            if entry is None:
-                break
-            self.free -= 1
-            entry.launch()
+        """Start what waits, as long as slots are free and gates let it through."""
+        queue = self.queue
+        if queue.live and not self._is_dispatching:
+            self._is_dispatching = True
+            try:
+                now = self.now()
+                while self.free > 0:
+                    entry = queue.pop(now)
+                    if entry is None:
+                        break
+                    if entry.launch():
+                        self.free -= 1
+                if queue.live:
+                    self._watch_gates(now)
+            finally:
+                self._is_dispatching = False
+        if self._wakes and not queue.live:
+            for _at, timer in self._wakes.values():
+                self.cancel(timer)  # nobody is left to be woken for
+            self._wakes.clear()
+        while self._afterwards and not self._is_dispatching:
+            self._afterwards.pop(0)()
         if self.room_waiters and self.has_room:
             self.room_waiters[0][2].set()
+
+    def call_after_dispatch(self, callback: Callable[[], None]) -> None:
+        """Call something once the work that is being started is started: now, if none is."""
+        self._afterwards.append(callback)
+        if not self._is_dispatching:
+            self.dispatch()
+
+    def _watch_gates(self, now: float) -> None:
+        """Note what each gate's calls wait for from now on, and wake when a wait ends by time alone."""
+        for gate in self.queue.gates:
+            head = self.queue.head(gate)
+            refusal = None if head is None else gate.refusal(now, head.tokens)
+            clock = self._clocks.get(gate)
+            if clock is not None:
+                clock.turn(now, "slot" if refusal is None else refusal.cause)
+            if refusal is not None and refusal.cause == "tokens":
+                refusal = gate.refusal(now, self.queue.fewest_tokens(gate))  # not the head is the first that fits
+            if refusal is None or refusal.until == math.inf:
+                continue
+            wake = self._wakes.get(gate)
+            if wake is not None:
+                if now < wake[0] <= refusal.until:
+                    continue
+                self.cancel(wake[1])
+            self._wakes[gate] = refusal.until, self.call_at(refusal.until, partial(self._wake, gate))
+
+    def _wake(self, gate: Gate) -> None:
+        self._wakes.pop(gate, None)
+        self.dispatch()
 
     async def wait_for_room(self, priority: int = 0) -> None:
         """Wait until a slot is free, nothing ready waits, and it is one's turn to admit a document.
@@ -129,10 +219,10 @@ class Scheduler:
     async def take_slot(self, request: SlotRequest) -> None:
         """Wait for a slot in the order of the queue: for work that gave its slot back for a while."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.free > 0 and not self.queue:
-            self.free -= 1
-            return
         self.queue.push(request)
+        self.dispatch()
+        if request.has_slot:
+            return
         request.task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -189,6 +279,7 @@ class Scheduler:
     def close(self) -> None:
         """Forget all timers, so that their task ends."""
         self._timers.clear()
+        self._wakes.clear()
         self._dead_timers = 0
         if self._timer_scope is not None:
             self._timer_scope.deadline = -math.inf
@@ -197,16 +288,22 @@ class Scheduler:
 class SlotRequest:
     """Stand in the queue for a task that sleeps until it has a slot."""
 
-    __slots__ = ("group", "is_queued", "key", "priority", "task")
+    __slots__ = ("gate", "group", "has_slot", "key", "overtaken", "priority", "task", "ticket", "tokens")
 
     def __init__(self, like: Entry) -> None:
-        self.group = like.group
-        self.priority = like.priority
-        self.key = like.key
-        self.is_queued = False
+        self.group: Hashable = like.group
+        self.priority: int = like.priority
+        self.key: Key = like.key
+        self.gate: Gate | None = None  # its call was admitted before: it needs the slot alone
+        self.tokens = 0.0
+        self.overtaken = 0
+        self.ticket = 0
+        self.has_slot = False
         self.task: trio.lowlevel.Task | None = None
 
-    def launch(self) -> None:
+    def launch(self) -> bool:
         """Wake the task; the slot is its own now."""
+        self.has_slot = True
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
+        return True

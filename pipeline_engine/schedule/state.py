@@ -85,6 +85,8 @@ class _Lack(NamedTuple):
 
     name: str
     is_by_choice: bool
+    stopped: Stopped | None = None
+    """How it ended, if it was stopped: then so are all who need it."""
 
 
 class RunState:
@@ -335,7 +337,7 @@ class RunState:
         if index in self._asked and index not in self._answered:
             return  # the answer may skip it by choice, which wins over any failure
         if lack is not None:
-            self._decide(index, None, Skipped(lack.name, is_by_choice=False), decisions)
+            self._decide(index, None, lack.stopped or Skipped(lack.name, is_by_choice=False), decisions)
         elif step.is_mapped:
             self._open(step, by, decisions)
         elif not step.is_on_demand or (index, None) in self._demanded:
@@ -355,7 +357,9 @@ class RunState:
                 if not is_optional:
                     return _Lack(name, is_by_choice=True)
             else:
-                failed = failed or _Lack(name, is_by_choice=False)
+                failed = failed or _Lack(
+                    name, is_by_choice=False, stopped=outcome if isinstance(outcome, Stopped) else None
+                )
         return failed
 
     @staticmethod

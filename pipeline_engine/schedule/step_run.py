@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     import trio
 
     from pipeline_engine.declare import Timeout
+    from pipeline_engine.resilience.governor import Governor, Permit
+    from pipeline_engine.resilience.ledger import Amount, Ledger
+    from pipeline_engine.schedule.admission import RequestSize
     from pipeline_engine.schedule.execution import Execution
     from pipeline_engine.schedule.queue import Key
     from pipeline_engine.schedule.scheduler import Timer
     from pipeline_engine.schedule.sharing import Flight, Warming
-    from pipeline_engine.values import Completion, Cost, Embeddings
+    from pipeline_engine.values import Cost, QueueCause, Usage
 
-__all__ = ["BoundModel", "Candidate", "Executors", "StepRun"]
+__all__ = ["BoundBudget", "BoundModel", "Candidate", "Executors", "StepRun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,25 @@ class BoundModel:
     model: CompletionModel | EmbeddingModel
     timeout: Timeout | None = None
     """The step's timeouts with this model; None if the model has none of its own to add."""
-    price: Callable[[Completion | Embeddings], Cost] | None = None
-    """Returns what a call cost; None if nobody knows."""
+    price: Callable[[Usage, str | None], Cost] | None = None
+    """Returns what tokens cost, of the model that has answered; None if nobody knows."""
     can_stream: bool = False
     """Whether it can answer piece by piece."""
+    governor: Governor | None = None
+    """What all its calls pass."""
+    max_tokens: int | None = None
+    """The cap of its replies in tokens, if it has one."""
+    stage: int = 0
+    """Which role of the step's cascade it is bound to."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundBudget:
+    """Cap what a run may spend, alone or together with others."""
+
+    ledger: Ledger
+    instead: BoundModel | None = None
+    """The model that is asked when nothing is left for the step's own."""
 
 
 Candidate = BoundModel | FallbackValue | FallbackStep
@@ -60,7 +78,26 @@ class StepRun:
     """Hold one execution of a step or item, over all its attempts."""
 
     # What most attempts never change stands here, not in each instance.
-    is_queued = False
+    ticket = 0
+    overtaken = 0
+    gate: Governor | None = None
+    """What its call must pass; None for a function."""
+    tokens = 0.0
+    """What its call may need, where somebody counts."""
+    waits_since: dict[QueueCause, float] | None = None
+    """What the clock of its gate showed when it began to wait."""
+    permit: Permit | None = None
+    """What the call in flight holds of its model."""
+    reserved: Amount | None = None
+    """What the call in flight holds of the run's budgets."""
+    size: RequestSize | None = None
+    """How much its request sends, as measured last."""
+    priced: tuple[object, Cost] | None = None
+    """Its last answer, and what that cost."""
+    substitute: BoundModel | None = None
+    """What is asked in place of the candidates, because the budget holds no more for them."""
+    answered_by: BoundModel | None = None
+    """Whose reply the attempt has, where that is its second call's."""
     has_slot = False
     slot_at = 0.0
     is_running = False
@@ -93,6 +130,8 @@ class StepRun:
     """Of the attempt without what moves with each piece of a streamed reply."""
     bound_by: Literal["first_token", "idle", "attempt", "step"] = "attempt"
     """Which timeout `scope_deadline` is."""
+    probe_seconds: float | None = None
+    """How long the attempt may take because it is a breaker's probe."""
     scope: trio.CancelScope | None = None
     """Of the attempt that is running."""
     first_token_at: float | None = None
@@ -133,22 +172,32 @@ class StepRun:
     def key(self) -> Key:
         """Its place within its group: the document, then the longest remaining path."""
         step = self.step
-        return (self.execution.place, -step.remaining, step.index, -1 if self.item is None else self.item)
+        execution = self.execution
+        rank = execution.estimates.ranks[step.index]
+        return (execution.place, rank, step.index, -1 if self.item is None else self.item)
 
     @property
     def candidate(self) -> Candidate | None:
         """What it is tried with now; None for a function, and when nothing is left."""
+        if self.substitute is not None:
+            return self.substitute
         candidates = self.execution.candidates[self.step.index]
         return candidates[self.candidate_index] if self.candidate_index < len(candidates) else None
 
     @property
     def via(self) -> str | None:
         """What the outcome says it came from: None for the step's own way."""
+        candidate = self.candidate
+        if self.substitute is not None:
+            return f"budget:{self.substitute.name}"
+        if self.answered_by is not None and self.answered_by is not candidate:
+            return f"hedge:{self.answered_by.name}"
         if not self.candidate_index:
             return None
-        candidate = self.candidate
-        name = "value" if isinstance(candidate, FallbackValue) or candidate is None else candidate.name
-        return f"fallback:{name}"
+        if isinstance(candidate, FallbackValue) or candidate is None:
+            return "fallback:value"
+        is_of_cascade = isinstance(candidate, BoundModel) and candidate.stage > 0
+        return f"{'cascade' if is_of_cascade else 'fallback'}:{candidate.name}"
 
     @property
     def model_name(self) -> str | None:
@@ -156,9 +205,13 @@ class StepRun:
         candidate = self.candidate if self.step.kind != "function" else None
         return candidate.name if isinstance(candidate, BoundModel) else None
 
-    def launch(self) -> None:
-        """Go on with a slot in hand: the queue calls this."""
-        self.execution.launch(self)
+    def launch(self) -> bool:
+        """Go on with a slot in hand, and what else the call needs: the queue calls this."""
+        return self.execution.launch(self)
+
+    def reconsider(self) -> None:
+        """Go elsewhere, if the model has become of no use: whoever changed it calls this."""
+        self.execution.reconsider(self)
 
     def context(self) -> StepContext:
         """Return what the running step may know about itself."""

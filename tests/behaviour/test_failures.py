@@ -35,7 +35,7 @@ class Score(BaseModel):
 
 
 DOWN = UnavailableError("answered HTTP 500.", model="scripted:model", kind="server", status=500)
-NO = RejectedError("answered HTTP 401.", model="scripted:model", kind="auth", status=401)
+NO = RejectedError("answered HTTP 400.", model="scripted:model", kind="invalid", status=400)
 EXACT = Retry(attempts=4, jitter="none")
 
 

@@ -48,7 +48,7 @@ from pipeline_engine.values import (
 )
 
 DOWN = UnavailableError("broke down.", model="scripted:model", kind="server", status=500)
-NO = RejectedError("said no.", model="scripted:model", kind="auth", status=401)
+NO = RejectedError("said no.", model="scripted:model", kind="invalid", status=400)
 EXACT = Retry(attempts=4, jitter="none")
 ONCE = Retry(attempts=1, jitter="none")
 MANY = settings(suppress_health_check=[HealthCheck.too_slow])

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from tests.benchmarks.measuring import print_setting, pure_python_milliseconds
 
-BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering")
+BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering", "workflows")
 LONG = ("calls",)
 """Those that are only run by name."""
 

@@ -117,7 +117,7 @@ async def test_repr_tells_whether_it_is_open_and_busy():
     """The first thing that one types in a debugger."""
     async with Engine(capacity=2) as engine:
         shown = repr(engine)
-    assert shown == "<Engine open, SchedulerStatistics(capacity=2, in_flight=0, ready=0, timers=0)>"
+    assert shown == "<Engine open, SchedulerStatistics(capacity=2, in_flight=0, ready=0, timers=0, models={})>"
     assert repr(engine).startswith("<Engine not open, ")
 
 

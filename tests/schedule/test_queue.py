@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from pipeline_engine.resilience.governor import Refusal
 from pipeline_engine.schedule.queue import ReadyQueue
 
 
@@ -16,10 +17,26 @@ class Waiting:
     group: str = "run"
     key: tuple = (1, -1, 0, -1)
     priority: int = 0
-    is_queued: bool = field(default=False, repr=False)
+    gate: object = None
+    tokens: float = 0.0
+    ticket: int = field(default=0, repr=False)
+    overtaken: int = field(default=0, repr=False)
 
     def launch(self):
         """Nobody is launched here."""
+        return True
+
+
+@dataclass(eq=False)
+class Gate:
+    """Let calls through up to a size; with size 0 nobody."""
+
+    room: float = 0.0
+    counts_tokens: bool = False
+
+    def refusal(self, now, tokens=0.0):
+        """Refuse what is larger than the room that is left."""
+        return None if self.room > 0 and tokens <= self.room else Refusal("tokens", now + 1.0)
 
 
 def filled(*entries):
@@ -31,14 +48,17 @@ def filled(*entries):
 
 def order(queue):
     """Take out everything that waits, in order."""
-    return [entry for entry in iter(queue.pop, None)]  # noqa: C416 - `list(iter(…))` hides that it pops
+    taken = []
+    while (entry := queue.pop(0.0)) is not None:
+        taken.append(entry)
+    return taken
 
 
 def test_nobody_waits_in_an_empty_queue():
     """The dispatcher asks before it takes a slot."""
     queue = ReadyQueue()
 
-    assert (len(queue), queue.pop()) == (0, None)
+    assert (len(queue), queue.pop(0.0)) == (0, None)
 
 
 def test_a_document_that_came_earlier_goes_first():
@@ -82,7 +102,7 @@ def test_turns_go_on_where_they_were():
     first, second = Waiting(group="a", key=(1, -1, 0, -1)), Waiting(group="a", key=(2, -1, 0, -1))
     other = Waiting(group="b", key=(3, -1, 0, -1))
     queue = filled(first, second, other)
-    assert queue.pop() is first
+    assert queue.pop(0.0) is first
     newcomer = Waiting(group="c", key=(4, -1, 0, -1))
     queue.push(newcomer)
 
@@ -93,7 +113,7 @@ def test_who_comes_back_gets_its_place_again():
     """A retried step must not queue behind work that came later."""
     retried, later = Waiting(key=(1, -3, 0, -1)), Waiting(key=(1, -2, 1, -1))
     queue = filled(retried, later)
-    assert queue.pop() is retried
+    assert queue.pop(0.0) is retried
     queue.push(retried)
 
     assert order(queue) == [retried, later]
@@ -115,7 +135,7 @@ def test_who_withdraws_is_not_served():
 
     assert len(queue) == 1
     assert order(queue) == [stays]
-    assert (gone.is_queued, stays.is_queued, len(queue)) == (False, False, 0)
+    assert (gone.ticket, stays.ticket, len(queue)) == (0, 0, 0)
 
 
 def test_withdrawing_twice_counts_once():
@@ -151,6 +171,57 @@ def test_a_group_that_withdrew_leaves_no_turn_behind():
     assert order(queue) == stays
 
 
+def test_a_stalled_model_holds_up_nobody_else():
+    """One provider's outage must not stop the calls to another, nor the functions."""
+    stalled, well = Gate(0.0), Gate(1.0)
+    first, second, third = Waiting(gate=stalled), Waiting(gate=well, key=(2, -1, 0, -1)), Waiting(key=(3, -1, 0, -1))
+    queue = filled(first, second, third)
+
+    assert order(queue) == [second, third]
+    assert (len(queue), queue.waiting(stalled), queue.gates) == (1, 1, [stalled])
+    stalled.room = 1.0
+    assert order(queue) == [first]
+
+
+def test_a_call_that_is_too_large_is_overtaken_by_one_that_fits():
+    """A long document at the head must not waste the tokens that short ones could use."""
+    gate = Gate(10.0, counts_tokens=True)
+    large, small = Waiting(gate=gate, tokens=11.0), Waiting(gate=gate, tokens=10.0, key=(2, -1, 0, -1))
+    queue = filled(large, small)
+
+    assert order(queue) == [small]
+    assert queue.pop(0.0) is None
+    gate.room = 11.0
+    assert order(queue) == [large]
+
+
+def test_tokens_are_saved_for_a_call_that_was_overtaken_too_often():
+    """A stream of short documents must not starve a long one."""
+    gate = Gate(10.0, counts_tokens=True)
+    large = Waiting(gate=gate, tokens=11.0)
+    smalls = [Waiting(gate=gate, tokens=1.0, key=(2 + place, -1, 0, -1)) for place in range(100)]
+    queue = filled(large, *smalls)
+
+    assert len(order(queue)) == 64
+    gate.room = 11.0
+    assert order(queue) == [large, *smalls[64:]]
+
+
+def test_who_left_its_gate_for_another_has_no_place_at_the_first_any_more():
+    """A call that fell back to another model must not start by the first one's permission."""
+    first, second = Gate(0.0), Gate(0.0)
+    entry = Waiting(gate=first)
+    queue = filled(entry)
+    queue.withdraw(entry)
+    entry.gate = second
+    queue.push(entry)
+    first.room = 1.0
+
+    assert queue.pop(0.0) is None
+    second.room = 1.0
+    assert queue.pop(0.0) is entry
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Hold the queue against a plain list of who waits, and count the turns that each group was passed over."""
 
@@ -159,6 +230,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.queue = ReadyQueue()
+        self.gates = [None, Gate(1.0), Gate(0.0)]
         self.waiting = []
         self.number = 0
         # For each group that waits, how often others were served since it began to.
@@ -170,10 +242,11 @@ class QueueMachine(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         document=st.integers(1, 3),
         remaining=st.integers(1, 3),
+        gate=st.integers(0, 2),
     )
-    def arrive(self, group, priority, document, remaining):
+    def arrive(self, group, priority, document, remaining, gate):
         self.number += 1
-        entry = Waiting(group, (document, -remaining, self.number, -1), priority)
+        entry = Waiting(group, (document, -remaining, self.number, -1), priority, self.gates[gate])
         self.enter(entry)
         return entry
 
@@ -198,19 +271,26 @@ class QueueMachine(RuleBasedStateMachine):
         if not any((other.priority, other.group) == (entry.priority, entry.group) for other in self.waiting):
             del self.passed[entry.priority, entry.group]
 
+    @rule(gate=st.integers(1, 2))
+    def change(self, gate):
+        self.gates[gate].room = 1.0 - self.gates[gate].room
+        self.passed = {place: {} for place in self.passed}  # who could not go had no turn to lose
+
     @rule()
     def pop(self):
-        entry = self.queue.pop()
+        entry = self.queue.pop(0.0)
+        able = [other for other in self.waiting if other.gate is None or other.gate.room > 0]
         if entry is None:
-            assert self.waiting == []
+            assert able == []
             return
-        assert entry in self.waiting
-        assert entry.priority == max(other.priority for other in self.waiting)
-        own = [other for other in self.waiting if (other.priority, other.group) == (entry.priority, entry.group)]
+        assert entry in able
+        assert entry.priority == max(other.priority for other in able)
+        own = [other for other in able if (other.priority, other.group) == (entry.priority, entry.group)]
         assert entry.key == min(other.key for other in own)
         self.leave(entry)
+        waiting = {(other.priority, other.group) for other in able if other is not entry}
         for (priority, group), turns in self.passed.items():
-            if priority == entry.priority and group != entry.group:
+            if priority == entry.priority and group != entry.group and (priority, group) in waiting:
                 turns[entry.group] = turns.get(entry.group, 0) + 1
                 assert turns[entry.group] == 1, f"{entry.group} was served twice while {group} waited"
         if (entry.priority, entry.group) in self.passed:
@@ -219,7 +299,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def lengths_agree(self):
         assert len(self.queue) == len(self.waiting)
-        assert all(entry.is_queued for entry in self.waiting)
+        assert all(entry.ticket for entry in self.waiting)
 
 
 QueueMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
