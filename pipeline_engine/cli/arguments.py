@@ -49,6 +49,10 @@ examples:
   a first look at a large folder:
     pipeline-engine run pipelines/document.py archive --offline --limit 5
 
+  at most five dollars; documents that would cost more are not run:
+    pipeline-engine run pipelines/document.py archive --budget-usd 5 --out results.jsonl \\
+      --model fast=openai:gpt-4o-mini --model strong=openai:gpt-4o
+
 exit codes:
   0  every document completed        1  some did not
   2  the command or the pipeline cannot be run as given
@@ -205,6 +209,17 @@ def _add_run_arguments(parser: _Parser) -> None:
     pace.add_argument("--timeout", metavar="S", type=_seconds, help="seconds for the whole run")
     pace.add_argument("--document-timeout", metavar="S", type=_seconds, help="seconds for each document")
 
+    budget = parser.add_argument_group("budget")
+    budget.add_argument(
+        "--budget-usd",
+        metavar="USD",
+        type=_amount,
+        help="the most that all calls together may cost; nothing more is started when it is spent",
+    )
+    budget.add_argument(
+        "--budget-tokens", metavar="N", type=_amount, help="the most tokens of requests and replies together"
+    )
+
 
 def _bindings(text: str) -> list[tuple[str, str]]:
     """Return the roles and models of one `--model`: mostly one, but `fast=a,strong=b` is understood."""
@@ -237,10 +252,18 @@ def _count(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
+    return _positive(text, "a number of seconds above 0")
+
+
+def _amount(text: str) -> float:
+    return _positive(text, "an amount above 0, such as 5 or 0.25")
+
+
+def _positive(text: str, what: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0.")
-    return seconds
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}.")
+    return number

@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_engine.cli.summary import Row, Summary, tokens_text
+from pipeline_engine.cli.summary import Row, Summary, spend_text
 from pipeline_engine.report.numbers import count_text, seconds_text
 from pipeline_engine.text import one_line
-from pipeline_engine.values import AttemptFinished, AttemptStarted, RunFinished, RunStarted, Usage
+from pipeline_engine.values import AttemptFinished, AttemptStarted, Cost, HedgeFinished, RunFinished, RunStarted, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +53,8 @@ class Activity:
         """Attempts in flight, by step."""
         self.usage = Usage()
         """The tokens spent so far."""
+        self.cost = Cost()
+        """What the calls so far have cost, those included that came second."""
 
     def open_run(self, started: RunStarted) -> Callable[[Record], None]:
         """Count a document in, and return the reader of its further records."""
@@ -67,6 +69,10 @@ class Activity:
             self.attempts[record.step] -= 1
             if record.usage is not None:
                 self.usage += record.usage
+            if record.cost is not None:
+                self.cost += record.cost
+        elif isinstance(record, HedgeFinished):
+            self.cost += record.cost or Cost()
         elif isinstance(record, RunFinished):
             self.documents -= 1
 
@@ -123,8 +129,13 @@ class Progress:
             return
         took = f" in {seconds_text(row.took)}" if row.took is not None else ""
         why = f": {reason}" if reason else ""
-        line = f"[{self._summary.finished}/{self._total}] {row.document} {row.status}{took}{why}"
+        spent = f" · {self._spent()}" if self._summary.budget is not None else ""
+        line = f"[{self._summary.finished}/{self._total}] {row.document} {row.status}{took}{why}{spent}"
         print(line, file=self._stream, flush=True)
+
+    def _spent(self) -> str:
+        """Return the spend so far, of documents in flight too."""
+        return spend_text(self.activity.cost, self.activity.usage, self._summary.budget)
 
     def draw(self) -> RenderableType:
         """Return the picture of this instant; it does not change afterwards."""
@@ -143,7 +154,7 @@ class Progress:
             *([f"{summary.not_completed} not completed"] if summary.not_completed else []),
             f"{self.activity.documents} in flight",
         ]
-        tokens = tokens_text(self.activity.usage)
+        spent = self._spent()
         running = [
             f"{one_line(step, 24)} {count_text(self.activity.attempts[step])}"
             for step in self._steps
@@ -151,7 +162,7 @@ class Progress:
         ]
         return Group(
             head,
-            Text(" · ".join([*facts, *([tokens] if tokens else [])]), no_wrap=True, overflow="ellipsis"),
+            Text(" · ".join([*facts, *([spent] if spent else [])]), no_wrap=True, overflow="ellipsis"),
             Text(f"now: {' · '.join(running) or 'waiting'}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
 

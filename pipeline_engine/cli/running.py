@@ -25,11 +25,12 @@ from pipeline_engine.cli.binding import (
 from pipeline_engine.cli.failing import COMPLETED, INTERRUPTED, NOT_COMPLETED, TERMINATED, CommandError, say
 from pipeline_engine.cli.loading import load_pipeline
 from pipeline_engine.cli.summary import Summary, reason_of
+from pipeline_engine.declare import Budget
 from pipeline_engine.documents import find_documents, read_document
 from pipeline_engine.errors import DocumentError, PlanError
 from pipeline_engine.plan import compile_pipeline
 from pipeline_engine.report.numbers import counted
-from pipeline_engine.run.batch import iter_batch_async
+from pipeline_engine.run.batch import BatchStream
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
 from pipeline_engine.text import one_line, safe_text
@@ -66,6 +67,9 @@ def run(arguments: Namespace) -> int:
     report = _writable("--report", arguments.report, paths)
     if out is not None and report is not None and out.resolve() == report.resolve():
         raise CommandError(f"--out and --report are both {str(out)!r}. Give each a file of its own.")
+    budget = None
+    if arguments.budget_usd is not None or arguments.budget_tokens is not None:
+        budget = Budget(usd=arguments.budget_usd, tokens=arguments.budget_tokens)
     job = _Job(
         plan=plan,
         models=offline_chains(plan) if arguments.offline else chains_of(arguments.models),
@@ -74,6 +78,7 @@ def run(arguments: Namespace) -> int:
         out=out,
         report=report,
         options={
+            "budget": budget,
             "max_documents": arguments.max_documents,
             "timeout": arguments.timeout,
             "document_timeout": arguments.document_timeout,
@@ -81,7 +86,7 @@ def run(arguments: Namespace) -> int:
         capacity=arguments.capacity,
         is_offline=arguments.offline,
         is_debug=arguments.debug,
-        summary=Summary(plan),
+        summary=Summary(plan, budget),
     )
     return trio.run(_perform, job)
 
@@ -152,34 +157,36 @@ async def _perform(job: _Job) -> int:
     summary = job.summary
     progress = Progress(job.plan.name, [step.name for step in job.plan.steps], job.total, summary)
     async with Engine(sinks=[progress.activity], capacity=job.capacity or DEFAULT_CAPACITY) as engine:
-        # Bound before --out is opened: a missing key must not empty the results of the last run.
-        _bind(engine, job)
+        # Bound before --out is opened: a missing key or price must not empty the results of the last run.
+        batch = _opened_batch(engine, job)
         if job.is_offline and job.plan.roles:
             say(f"{OFFLINE} is no LLM: it picks words and sentences out of each document.")
         with _opened(job.out) as out, progress.shown():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signal, job, nursery.cancel_scope)
                 nursery.start_soon(progress.refresh)
-                async with iter_batch_async(
-                    job.plan, job.documents, models=job.models, engine=engine, **job.options
-                ) as results:
+                async with batch as results:
                     async for result in results:
                         _write(out, result)
                         progress.tell(summary.add(result), reason_of(result))
                         _keep_traceback(job, result)
                 nursery.cancel_scope.cancel()
+    summary.stopped_by = batch.stopped_by
     if job.signal_number is not None:
         return _stopped(job)
     _finish(job, progress.elapsed)
     return COMPLETED if summary.finished == job.total and not summary.not_completed else NOT_COMPLETED
 
 
-def _bind(engine: Engine, job: _Job) -> None:
+def _opened_batch(engine: Engine, job: _Job) -> BatchStream:
     try:
-        engine.bind(job.plan, job.models)
+        return BatchStream(engine, engine.bind(job.plan, job.models), job.documents, **job.options)
     except PlanError as error:
-        if any(problem.code in {"PE201", "PE202"} for problem in error.problems) and not job.is_offline:
+        codes = {problem.code for problem in error.problems}
+        if codes & {"PE201", "PE202"} and not job.is_offline:
             error.add_note("To see it run without any model, give --offline.")
+        if "PE204" in codes:
+            error.add_note("Without a price, --budget-tokens N caps the spend.")
         raise
 
 

@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from pipeline_engine.report.numbers import count_text
+from pipeline_engine.report.numbers import count_text, tokens_text, usd_text
 from pipeline_engine.text import one_line
-from pipeline_engine.values import Completed, Cost, Dropped, Failed, Outcome, Skipped, Status, Stopped, Usage
+from pipeline_engine.values import (
+    AttemptFinished,
+    Completed,
+    Cost,
+    Dropped,
+    Failed,
+    HedgeFinished,
+    Outcome,
+    Skipped,
+    Status,
+    Stopped,
+    Usage,
+)
 
 if TYPE_CHECKING:
+    from pipeline_engine.declare import Budget
     from pipeline_engine.plan import Plan
     from pipeline_engine.report import Trace
     from pipeline_engine.run.results import RunResult
 
-__all__ = ["MAX_CELL", "Row", "Summary", "compact", "outcome_text", "reason_of", "tokens_text"]
+__all__ = ["MAX_CELL", "Row", "Summary", "compact", "outcome_text", "reason_of", "spend_text"]
 
 MAX_ROWS = 50
 MAX_REASONS = 10
@@ -43,12 +56,16 @@ class Summary:
     """Take in one result after the other, in memory that does not grow with their number."""
 
     plan: Plan
+    budget: Budget | None = None
+    """What all calls together may cost."""
+    stopped_by: str | None = None
+    """What ended the run before all documents were read; None if they were."""
     counts: Counter[Status] = field(default_factory=Counter)
     """How many documents ended how."""
     usage: Usage = field(default_factory=Usage)
     """The tokens spent, as far as they are known."""
     cost: Cost = field(default_factory=Cost)
-    """What the calls cost, as far as prices are known."""
+    """What the calls cost, as far as prices are known; the lost ones of second calls are among them."""
     rows: list[Row] = field(default_factory=list)
     """The first fifty that finished."""
     reasons: list[tuple[str, str]] = field(default_factory=list)
@@ -79,7 +96,7 @@ class Summary:
         if result.records:
             took = result.records[-1].at - result.records[0].at
             self.usage += result.usage
-            self.cost += result.cost
+            self.cost += cost_of(result)
             self._keep_slowest(result, took)
         if result.status != "completed" and len(self.reasons) < MAX_REASONS:
             self.reasons.append((one_line(result.document), reason_of(result)))
@@ -96,6 +113,12 @@ class Summary:
         is_completed = result.status == "completed"
         if self._slowest is None or (is_completed, took) > self._slowest[:2]:
             self._slowest = (is_completed, took, result)
+
+
+def cost_of(result: RunResult) -> Cost:
+    """Return what a document's calls cost, those included whose replies came second and do not count."""
+    paid = [record.cost for record in result.records if isinstance(record, AttemptFinished | HedgeFinished)]
+    return sum((cost for cost in paid if cost is not None), Cost())
 
 
 def reason_of(result: RunResult) -> str:
@@ -157,13 +180,24 @@ def _cut(text: str) -> str:
     return one_line(text[: 2 * MAX_CELL], MAX_CELL)
 
 
-def tokens_text(usage: Usage) -> str:
-    """Return the tokens spent; nothing if nobody counted.
+def spend_text(cost: Cost, usage: Usage, budget: Budget | None = None) -> str:
+    """Return what was spent so far, against the budget if there is one; nothing if nothing was.
 
     Example:
-        >>> tokens_text(Usage(12_345, 678)), tokens_text(Usage())
-        ('12.3 k tokens in, 678 out', '')
+        >>> from pipeline_engine.declare import Budget
+        >>> spend_text(Cost(usd=0.12), Usage(9_000, 500), Budget(usd=5))
+        '$0.12 of $5.00 · 9,000 tokens in, 500 out'
+        >>> spend_text(Cost(), Usage(9_000, 500), Budget(tokens=1_000_000))
+        '9,500 of 1.0 M tokens'
     """
-    if not usage.input_tokens and not usage.output_tokens:
-        return ""
-    return f"{count_text(usage.input_tokens or 0)} tokens in, {count_text(usage.output_tokens or 0)} out"
+    parts = []
+    if budget is not None and budget.usd is not None:
+        parts.append(f"{usd_text(cost.usd)} of {usd_text(budget.usd)}")
+    elif cost != Cost():
+        parts.append(str(cost))
+    if budget is not None and budget.tokens is not None:
+        spent = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        parts.append(f"{count_text(spent)} of {count_text(round(budget.tokens))} tokens")
+    else:
+        parts.append(tokens_text(usage))
+    return " · ".join(filter(None, parts))

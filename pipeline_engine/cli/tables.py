@@ -9,10 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_engine.cli.summary import tokens_text
+from pipeline_engine.cli.summary import spend_text
 from pipeline_engine.report.numbers import counted, seconds_text
 from pipeline_engine.text import display_width, fit, one_line
-from pipeline_engine.values import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,10 +165,13 @@ def print_waterfall(console: Console, summary: Summary) -> None:
 
 
 def closing_lines(summary: Summary, total: int, elapsed: float) -> list[str]:
-    """Return the counts and the tokens."""
+    """Return the counts with the spend, and why documents were not started, if some were not."""
     counts = [f"{summary.counts[status]} {status}" for status in _STATUSES if summary.counts[status]]
     if total > summary.finished:
         counts.append(f"{total - summary.finished} not started")
     line = f"{counted(total, 'document')} in {seconds_text(elapsed)}: {', '.join(counts) or 'none finished'}"
-    spent = [tokens_text(summary.usage), str(summary.cost) if summary.cost != Cost() else ""]
-    return [" · ".join([line, *filter(None, spent)])]
+    spent = spend_text(summary.cost, summary.usage, summary.budget)
+    lines = [f"{line} · {spent}" if spent else line]
+    if summary.stopped_by is not None:
+        lines.append(f"stopped: {summary.stopped_by}")
+    return lines

@@ -4,14 +4,21 @@ from pipeline_engine.report.batch import BatchTrace, ErrorGroup, SlowDocument, S
 from pipeline_engine.report.bounds import Bounds
 from pipeline_engine.report.dag import StepFigures, draw_dag_svg
 from pipeline_engine.report.html import render_html
+from pipeline_engine.report.models import Acceptance, BreakerChange, Cooldown, Hedges, LimitPoint, ModelHistory
 from pipeline_engine.report.spans import OutcomeName, Segment, SegmentKind, Span
 from pipeline_engine.report.trace import Trace
 from pipeline_engine.report.waterfall import draw_waterfall
 
 __all__ = [
+    "Acceptance",
     "BatchTrace",
     "Bounds",
+    "BreakerChange",
+    "Cooldown",
     "ErrorGroup",
+    "Hedges",
+    "LimitPoint",
+    "ModelHistory",
     "OutcomeName",
     "Segment",
     "SegmentKind",

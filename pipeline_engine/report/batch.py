@@ -5,19 +5,24 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING
 
+from pipeline_engine.report.models import MAX_POINTS, Acceptance, Hedges, ModelHistory, ModelNotes
 from pipeline_engine.report.spans import WAIT_KINDS
+from pipeline_engine.values.usage import Cost, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline_engine.report.models import BreakerChange, Cooldown, LimitPoint
     from pipeline_engine.report.spans import SegmentKind, Span
     from pipeline_engine.report.trace import Trace
 
 __all__ = ["BatchTrace", "ErrorGroup", "SlowDocument", "StepTotals", "Totals"]
+
+_NOTHING = Cost()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class StepTotals:
     """Tokens sent, as far as they are known."""
     output_tokens: int
     """Tokens received, as far as they are known."""
+    cost: Cost = field(default_factory=Cost)
+    """What its calls cost, as far as prices are known; the lost ones of second calls are among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,38 @@ class BatchTrace:
     """The documents that took longest, slowest first."""
     errors: tuple[ErrorGroup, ...]
     """What failed, commonest first."""
+    models: ModelHistory = field(default_factory=ModelHistory)
+    """What happened to the models: `limits`, thinned out to a few hundred points for each model, and the latest
+    few hundred changes of each breaker and cool-downs of each model, those that overlap as one."""
+    acceptance: Mapping[str, Mapping[str, Acceptance]] = field(default_factory=dict)
+    """For each cascade and each of its models, how many outputs were `(accepted, judged)`."""
+    hedges: Hedges = field(default_factory=Hedges)
+    """The second calls: how many there were, how many won, and what the lost calls cost."""
+
+    @property
+    def cost(self) -> Cost:
+        """What all calls cost, as far as prices are known; the lost ones of second calls are among them."""
+        return sum((step.cost for step in self.steps), Cost())
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all calls, as far as they are known."""
+        return Usage(self.input_tokens, self.output_tokens)
+
+    @property
+    def limits(self) -> Mapping[str, tuple[LimitPoint, ...]]:
+        """Each model's adaptive limit over time: `(at, limit)`."""
+        return self.models.limits
+
+    @property
+    def breakers(self) -> Mapping[str, tuple[BreakerChange, ...]]:
+        """The changes of each model's breaker: `(at, before, after)`."""
+        return self.models.breakers
+
+    @property
+    def cooldowns(self) -> Mapping[str, tuple[Cooldown, ...]]:
+        """The cool-downs of each model: `(at, until)`."""
+        return self.models.cooldowns
 
     def table(self) -> list[dict[str, str | int | float]]:
         """Return a row per step: its counts, its seconds and its tokens, under plain names."""
@@ -123,6 +162,7 @@ class BatchTrace:
                 **{f"{kind}_wait": step.waits[kind] for kind in WAIT_KINDS},
                 "input_tokens": step.input_tokens,
                 "output_tokens": step.output_tokens,
+                "cost_usd": step.cost.usd,
             }
             for step in self.steps
         ]
@@ -147,12 +187,14 @@ class Totals:
         self._steps: dict[str, _StepSums] = {}
         self._slowest: list[tuple[float, int, str]] = []
         self._errors: dict[tuple[str, str], _ErrorSums] = {}
+        self._notes = ModelNotes()
         self._count = 0
 
     def add(self, trace: Trace) -> None:
         """Take in the trace of one run; it is not kept."""
         self._count += 1
         self._documents[trace.status or "running"] += 1
+        self._notes.add(trace.models, trace.acceptance, trace.hedges)
         # Of two equally slow documents the earlier one stays: the heap drops the later one first.
         entry = (trace.makespan, -self._count, trace.document)
         if len(self._slowest) < self._max_slowest:
@@ -160,8 +202,7 @@ class Totals:
         elif self._slowest:
             heapq.heappushpop(self._slowest, entry)
         for step in trace.outline.steps:
-            if step.name not in self._steps:
-                self._steps[step.name] = _StepSums(step.name, self._max_samples)
+            self._step(step.name)
         for span in trace.spans:
             # A mapped step is its items; one that never had any counts as itself, as skipped or failed.
             if not trace.items(span.step) or span.item is not None:
@@ -188,10 +229,16 @@ class Totals:
                 SlowDocument(document, makespan) for makespan, _, document in sorted(self._slowest, reverse=True)
             ),
             errors=tuple(sorted(errors, key=lambda group: -group.count)),
+            models=self._notes.history(MAX_POINTS),
+            acceptance=self._notes.acceptance(),
+            hedges=self._notes.hedges,
         )
 
     def _step(self, name: str) -> _StepSums:
-        return self._steps.setdefault(name, _StepSums(name, self._max_samples))
+        sums = self._steps.get(name)
+        if sums is None:  # most exist already: one that is made to be thrown away would be half of all the work
+            sums = self._steps[name] = _StepSums(name, self._max_samples)
+        return sums
 
 
 @dataclass(slots=True)
@@ -211,6 +258,7 @@ class _StepSums:
         self._ready = 0
         self._total = self._max = 0.0
         self._waits = dict.fromkeys(WAIT_KINDS, 0.0)
+        self._cost = Cost()
         self._max_samples = max_samples
         self._sample: list[float] = []
         self._random = random.Random(f"durations of {name}")
@@ -225,6 +273,8 @@ class _StepSums:
         if span.usage is not None:
             self._input_tokens += span.usage.input_tokens or 0
             self._output_tokens += span.usage.output_tokens or 0
+        if span.cost != _NOTHING:
+            self._cost += span.cost
         if span.has_time:
             self._ready += 1
             self._total += span.duration
@@ -261,6 +311,7 @@ class _StepSums:
             waits=dict(self._waits),
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
+            cost=self._cost,
         )
 
 

@@ -1,18 +1,19 @@
-"""What a run could not have been faster than: its critical path, its slots, and the sentence that says so."""
+"""What a run could not have been faster than: its critical path, its slots, its limits; and the sentence for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from pipeline_engine.report.legend import CURES, WAITED_FOR
 from pipeline_engine.report.numbers import counted, seconds_text
-from pipeline_engine.report.spans import BUSY_KINDS
+from pipeline_engine.report.spans import BUSY_KINDS, LIMIT_KINDS
 from pipeline_engine.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pipeline_engine.report.spans import Span
+    from pipeline_engine.report.spans import SegmentKind, Span
     from pipeline_engine.report.trace import Trace
 
 __all__ = ["Bounds", "draw_path", "draw_verdict", "find_bounds", "find_critical_path"]
@@ -20,6 +21,8 @@ __all__ = ["Bounds", "draw_path", "draw_verdict", "find_bounds", "find_critical_
 _RETRYING = frozenset({"failed", "backoff"})
 _RUNNING = frozenset({"attempt", "failed"})
 _MAX_NAMES = 6
+_WORTH_SAYING = 0.05
+"""The part of the makespan from which on a wait for a limit is named in the verdict."""
 
 _Key = tuple[str, int | None]
 
@@ -29,21 +32,27 @@ class Bounds:
     """Hold the lower bounds of a run's makespan, in seconds.
 
     They are *lower* bounds: they ignore what they do not model, such as steps that come at once and then
-    leave slots idle. A run at its bound cannot be improved by what the bound does not name.
+    leave slots idle. A run at its bound cannot be improved by what the bound does not name. What a model's
+    limits allow is not in them, because limits can be raised: what was waited for them stands in `limits`.
     """
 
     critical_path: float
-    """The work along the longest chain of needs: attempts, validation and back-off, no waits for slots."""
+    """The work along the longest chain of needs: attempts, validation and back-off, no waits for slots or limits."""
     slots: float
     """All attempts together, spread evenly over the engine's slots."""
     path: tuple[str, ...] = ()
     """The names on that longest chain, first to last."""
     retrying: float = 0.0
     """The part of `critical_path` that went to failed attempts and back-off."""
+    limits: Mapping[SegmentKind, float] = field(default_factory=dict)
+    """Seconds that the chain which led to the end has waited for limits of models or a budget, the longest first."""
 
     @property
-    def binding(self) -> Literal["critical path", "slots"]:
-        """Which of the bounds is the higher one."""
+    def binding(self) -> Literal["critical path", "slots"] | SegmentKind:
+        """What bound the run most: work, slots, or the limit that its end has waited for longest."""
+        limit = next(iter(self.limits), None)
+        if limit is not None and self.limits[limit] > self.lower_bound:
+            return limit
         return "critical path" if self.critical_path >= self.slots else "slots"
 
     @property
@@ -147,7 +156,18 @@ def find_bounds(trace: Trace) -> Bounds:
         slots=attempts / trace.capacity if trace.capacity > 0 else 0.0,
         path=tuple(span.name for span in spans),
         retrying=sum(s.duration for span in spans for s in span.segments if s.kind in _RETRYING),
+        limits=_waits_for_limits(trace),
     )
+
+
+def _waits_for_limits(trace: Trace) -> dict[SegmentKind, float]:
+    """Return what the chain that led to the end has waited for limits, the longest first."""
+    seconds = dict.fromkeys(LIMIT_KINDS, 0.0)
+    for span in trace.critical_path:
+        for segment in span.segments:
+            if segment.kind in seconds:
+                seconds[segment.kind] += segment.duration
+    return {kind: seconds[kind] for kind in sorted(seconds, key=lambda kind: -seconds[kind]) if seconds[kind] > 0}
 
 
 def _longest(chains: Sequence[_Chain | None]) -> _Chain:
@@ -215,17 +235,30 @@ def draw_verdict(trace: Trace) -> str:
     saving = _most_saved(trace, bounds)
     can_help = f"more slots can save at most {part(saving)}"
     path = f"the critical path {draw_path(bounds.path)}"
-    if bounds.binding == "slots":
+    limits = _draw_limits(bounds, makespan, is_part=is_part)
+    is_saving = saving >= 0.005 * makespan
+    if bounds.slots > bounds.critical_path and (is_saving or not limits):
         share = round(100 * bounds.slots / makespan)
         slots = f"{counted(trace.capacity, 'slot')} cannot do it in less than {part(bounds.slots)}"
         needs = f"{path} needs {part(bounds.critical_path)}{lost}"
-        return f"{head}; {slots} ({share} % of it); {can_help}, as {needs}"
+        return f"{head}; {slots} ({share} % of it){limits}; {can_help}, as {needs}"
     if bounds.critical_path >= 0.995 * makespan:
         return f"{head}; {path} needs all of it{lost}; more slots cannot help"
-    needs = f"{path} needs {part(bounds.critical_path)} of it{lost}"
-    if saving < 0.005 * makespan:
-        return f"{head}; {needs}; no time was lost to slots, so more of them cannot help"
+    needs = f"{path} needs {part(bounds.critical_path)} of it{lost}{limits}"
+    if not is_saving:
+        cannot = "more slots cannot help" if limits else "no time was lost to slots, so more of them cannot help"
+        return f"{head}; {needs}; {cannot}"
     return f"{head}; {needs}; {can_help}"
+
+
+def _draw_limits(bounds: Bounds, makespan: float, *, is_part: bool) -> str:
+    """Return what was waited for limits on the way to the end, and what would shorten the longest of these waits."""
+    told = [(kind, seconds) for kind, seconds in bounds.limits.items() if seconds >= _WORTH_SAYING * makespan]
+    if not told:
+        return ""
+    waits = [f"{seconds_text(seconds, is_part=is_part)} for {WAITED_FOR[kind]}" for kind, seconds in told]
+    listed = waits[0] if len(waits) == 1 else f"{', '.join(waits[:-1])} and {waits[-1]}"
+    return f"; the run waited {listed}: {CURES[told[0][0]]}"
 
 
 def _most_saved(trace: Trace, bounds: Bounds) -> float:

@@ -20,14 +20,18 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from pipeline_engine.report.dag import StepFigures, draw_dag_svg
-from pipeline_engine.report.legend import KIND_NAMES, MARKS, SHORT_NAMES, failures, reason_text
-from pipeline_engine.report.numbers import count_text, counted, nice_ticks, seconds_text, tick_text
-from pipeline_engine.report.spans import BUSY_KINDS, SEGMENT_KINDS
+from pipeline_engine.report.facts import acceptance_text, breaker_text, cooldown_text, hedges_text, limit_text
+from pipeline_engine.report.legend import KIND_NAMES, MARKS, SHORT_NAMES, WAITED_FOR, failures, reason_text
+from pipeline_engine.report.models import breaker_intervals, joined, thinned
+from pipeline_engine.report.numbers import count_text, counted, nice_ticks, seconds_text, tick_text, usd_text
+from pipeline_engine.report.spans import BUSY_KINDS, LIMIT_KINDS, SEGMENT_KINDS
 from pipeline_engine.text import one_line
+from pipeline_engine.values.usage import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pipeline_engine.report.models import LimitPoint
     from pipeline_engine.report.spans import Segment, SegmentKind, Span
     from pipeline_engine.report.trace import Trace
     from pipeline_engine.values.records import Fault
@@ -43,7 +47,14 @@ _MAX_FAULTS = 100
 _BINS = 240
 _UNIT = re.compile(r"(\d) (m?s|min|h|%)\b")
 _WORKING: tuple[SegmentKind, ...] = ("attempt", "failed", "validate")
-_WAITING: tuple[SegmentKind, ...] = ("backoff", "fallback", "shared", "warm", "slot")
+_WAITING: tuple[SegmentKind, ...] = (
+    "backoff",
+    "fallback",
+    "shared",
+    "warm",
+    *LIMIT_KINDS,
+    "slot",
+)
 _RUNNING: tuple[SegmentKind, ...] = ("attempt", "failed")
 
 
@@ -78,6 +89,7 @@ def render_html(trace: Trace) -> str:
         dag=_dag(trace),
         waterfall=_waterfall(trace),
         table=_table(trace),
+        models=_models(trace),
         faults=_faults(trace),
     )
 
@@ -125,6 +137,10 @@ def _tiles(trace: Trace) -> str:
         ),
         ("Slot waits", seconds_text(slot), "all steps together", ""),
     ]
+    limited = sum(trace.waits[kind] for kind in LIMIT_KINDS)
+    if limited:
+        kind = max(LIMIT_KINDS, key=lambda kind: trace.waits[kind])
+        tiles.append(("Limit waits", seconds_text(limited), f"mostly {WAITED_FOR[kind]}", ""))
     if usage is not None:
         known = [count for count in (usage.input_tokens, usage.output_tokens) if count is not None]
         parts = [
@@ -132,6 +148,10 @@ def _tiles(trace: Trace) -> str:
             for count, way in ((usage.input_tokens, "sent"), (usage.output_tokens, "received"))
         ]
         tiles.append(("Tokens", count_text(sum(known)) if known else "?", ", ".join(parts), ""))
+    cost = trace.cost
+    if cost != Cost():
+        unknown = "" if cost.is_known else f"and {counted(cost.unpriced_calls, 'call')} of unknown price"
+        tiles.append(("Spent", usd_text(cost.usd), unknown or "all calls together", ""))
     return "".join(
         f'<div class="tile {style}"><dt>{label}</dt><dd>{_safe(value)}<small>{_safe(note)}</small></dd></div>'
         for label, value, note, style in tiles
@@ -423,6 +443,8 @@ def _table(trace: Trace) -> str:
     heads += ["Tries"]
     has_tokens = trace.usage is not None
     heads += ["Tokens in → out"] if has_tokens else []
+    has_cost = trace.cost.usd > 0
+    heads += ["Cost"] if has_cost else []
     head = "".join(f'<th scope="col" class="number">{text}</th>' for text in heads)
     rows = []
     for span in trace.steps:
@@ -432,6 +454,8 @@ def _table(trace: Trace) -> str:
         cells.append(f"{span.attempts:,}" if span.attempts else "")
         if has_tokens:
             cells.append(_tokens_text(span.usage))
+        if has_cost:
+            cells.append(usd_text(span.cost.usd) if span.cost != Cost() else "")
         numbers = "".join(f'<td class="number">{text}</td>' for text in cells)
         name = f"{span.name} ×{span.width}" if span.is_mapped else span.name
         outcome = span.outcome or "running"
@@ -453,6 +477,72 @@ def _tokens_text(usage: Usage | None) -> str:
 
 def _kind_text(trace: Trace, seconds: float) -> str:
     return _part(trace, seconds) if seconds else ""
+
+
+def _models(trace: Trace) -> str:
+    """Return what happened to the models, how cascades judged them, and what second calls brought."""
+    entries = [_model(trace, model) for model in trace.models.models[:_MAX_ITEMS_SHOWN]]
+    more = len(trace.models.models) - len(entries)
+    entries += [f'<li class="quiet">… and {more} more</li>'] if more > 0 else []
+    entries += [
+        f"<li><b>{_safe(step)}</b><p>{_safe(acceptance_text(by_model))}</p></li>"
+        for step, by_model in trace.acceptance.items()
+    ]
+    if trace.hedges.calls:
+        entries.append(f"<li><b>Second calls</b><p>{_safe(hedges_text(trace.hedges))}</p></li>")
+    if not entries:
+        return ""
+    return f'<section><h2>Models</h2><ul class="card models">{"".join(entries)}</ul></section>'
+
+
+def _model(trace: Trace, model: str) -> str:
+    """Return a model's facts as text, and below them as charts over the time of the run."""
+    history = trace.models
+    limits, changes = history.limits.get(model, ()), history.breakers.get(model, ())
+    cooldowns = history.cooldowns.get(model, ())
+    facts = [
+        limit_text(limits),
+        breaker_text(changes, trace.started_at, trace.last_at),
+        cooldown_text(cooldowns),
+        f"its key was refused at {_offset(trace, history.parked[model])}" if model in history.parked else "",
+    ]
+    charts = [_chart(40, _limit_line(trace, limits))] if limits else []
+    bars = [("cooldown", one.at, one.until) for one in joined(cooldowns)]
+    bars += [
+        ("breaker", since, until) for _, since, until in breaker_intervals(changes, trace.started_at, trace.last_at)
+    ]
+    if bars:
+        charts.append(_model_lane(trace, bars))
+    return f"<li><b>{_safe(model)}</b><p>{_safe(' · '.join(filter(None, facts)))}</p>{''.join(charts)}</li>"
+
+
+def _limit_line(trace: Trace, points: Sequence[LimitPoint]) -> str:
+    """Return an adaptive limit as a step line: it holds until it changes."""
+    points = thinned(points)
+    highest = max(1, *(limit for _at, limit in points))
+    path: list[str] = []
+    for at, limit in points:
+        x, y = 10 * _within(trace, at), 96 - 90 * limit / highest
+        path.append(f"H{x:.1f}V{y:.1f}" if path else f"M{x:.1f} {y:.1f}")
+    return f'<path class="s-limit" d="{"".join(path)}H1000"/>'
+
+
+def _model_lane(trace: Trace, bars: Sequence[tuple[str, float, float]]) -> str:
+    """Return when a model was left alone, each interval with its reason and length as its tooltip."""
+    names = {"cooldown": "cool-down", "breaker": "breaker not closed"}
+    drawn = []
+    for kind, since, until in bars:
+        x = _within(trace, since)
+        width = max(0.2, _within(trace, until) - x)
+        title = f"{names[kind]} · {_offset(trace, since)} to {_offset(trace, until)}"
+        drawn.append(
+            f'<rect class="s-{kind}" x="{x:.3f}%" y="3" width="{width:.3f}%" height="14"><title>{title}</title></rect>'
+        )
+    return f'<svg class="lane" width="100%" height="20" aria-hidden="true">{"".join(drawn)}</svg>'
+
+
+def _within(trace: Trace, at: float) -> float:
+    return min(100.0, max(0.0, _percent(trace, at)))
 
 
 def _faults(trace: Trace) -> str:

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from pipeline_engine.report.spans import OutcomeName, SegmentKind, Span
     from pipeline_engine.report.trace import Trace
 
-__all__ = ["GLYPHS", "KIND_NAMES", "MARKS", "SHORT_NAMES", "failures", "reason_text"]
+__all__ = ["CURES", "GLYPHS", "KIND_NAMES", "MARKS", "SHORT_NAMES", "WAITED_FOR", "failures", "reason_text"]
 
 GLYPHS: dict[SegmentKind, str] = {
     "slot": "·",
+    "requests": "r",
+    "tokens": "t",
+    "concurrency": "c",
+    "cooldown": "z",
+    "breaker": "!",
+    "budget": "$",
     "attempt": "█",
     "failed": "▓",
     "backoff": "░",
@@ -25,6 +31,12 @@ GLYPHS: dict[SegmentKind, str] = {
 """How a terminal shows each kind: the glyphs differ, so that colour is never the only signal."""
 KIND_NAMES: dict[SegmentKind, str] = {
     "slot": "waiting for a slot",
+    "requests": "waiting for requests per minute",
+    "tokens": "waiting for tokens per minute",
+    "concurrency": "waiting for a model's concurrency",
+    "cooldown": "model cooling down",
+    "breaker": "breaker open",
+    "budget": "waiting for budget",
     "attempt": "attempt",
     "failed": "failed attempt",
     "backoff": "back-off",
@@ -36,6 +48,12 @@ KIND_NAMES: dict[SegmentKind, str] = {
 """What each kind is called."""
 SHORT_NAMES: dict[SegmentKind, str] = {
     "slot": "slot wait",
+    "requests": "requests/min",
+    "tokens": "tokens/min",
+    "concurrency": "concurrency",
+    "cooldown": "cool-down",
+    "breaker": "breaker",
+    "budget": "budget",
     "attempt": "attempts",
     "failed": "failed",
     "backoff": "back-off",
@@ -45,6 +63,24 @@ SHORT_NAMES: dict[SegmentKind, str] = {
     "validate": "validation",
 }
 """What each kind is called at the head of a column."""
+WAITED_FOR: dict[SegmentKind, str] = {
+    "requests": "requests per minute",
+    "tokens": "tokens per minute",
+    "concurrency": "a model's concurrency",
+    "cooldown": "a model to cool down",
+    "breaker": "a breaker to close",
+    "budget": "budget that calls in flight had reserved",
+}
+"""What a wait for a limit was for, in a sentence."""
+CURES: dict[SegmentKind, str] = {
+    "requests": "raise the model's requests per minute, Limits(rpm=…), or bind more models",
+    "tokens": "raise the model's tokens per minute, Limits(tpm=…), or send shorter prompts",
+    "concurrency": "raise the model's concurrency, Limits(max_concurrency=…), or bind more models",
+    "cooldown": "its provider asked for fewer calls, so lower Limits(rpm=…) or bind more models",
+    "breaker": "its model kept failing, so bind a second model or give the step a fallback=",
+    "budget": "raise the budget, or reserve less of it by a lower max_tokens",
+}
+"""What shortens a wait that more slots do not shorten."""
 MARKS: dict[OutcomeName | None, str] = {
     "completed": "✓",
     "failed": "✗",

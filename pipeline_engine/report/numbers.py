@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from math import floor, log10
+from math import floor, inf, log10
+from typing import TYPE_CHECKING
 
-__all__ = ["count_text", "counted", "nice_ticks", "seconds_text", "tick_text"]
+if TYPE_CHECKING:
+    from pipeline_engine.values.usage import Usage
+
+__all__ = ["count_text", "counted", "nice_ticks", "seconds_text", "tick_text", "tokens_text", "usd_text"]
 
 _LONG_STEPS = (60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 
@@ -23,6 +27,8 @@ def seconds_text(seconds: float, *, is_part: bool = False) -> str:
         '0.2 s'
     """
     # Values just below a border would round up to it: 59.97 is a minute, not "60.0 s".
+    if seconds == inf:
+        return "∞ s"
     if seconds < 0.000_05:
         return "0 s"
     if seconds < (0.05 if is_part else 0.999_5):
@@ -46,6 +52,31 @@ def count_text(count: int) -> str:
     if count < 10_000:
         return f"{count:,}"
     return f"{count / 1000:.1f} k" if count < 999_950 else f"{count / 1_000_000:.1f} M"
+
+
+def usd_text(usd: float) -> str:
+    """Return an amount of money, as exact as a reader needs it.
+
+    Example:
+        >>> [usd_text(usd) for usd in (0, 0.00012, 0.0312, 0.5, 1234.5)]
+        ['$0.00', '$0.0001', '$0.031', '$0.50', '$1,234.50']
+    """
+    if usd == 0 or usd >= 0.0995:
+        return f"${usd:,.2f}"
+    return f"${usd:.3f}" if usd >= 0.00995 else f"${usd:.4f}"
+
+
+def tokens_text(usage: Usage) -> str:
+    """Return the tokens spent; nothing if nobody counted.
+
+    Example:
+        >>> from pipeline_engine.values.usage import Usage
+        >>> tokens_text(Usage(12_345, 678)), tokens_text(Usage())
+        ('12.3 k tokens in, 678 out', '')
+    """
+    if not usage.input_tokens and not usage.output_tokens:
+        return ""
+    return f"{count_text(usage.input_tokens or 0)} tokens in, {count_text(usage.output_tokens or 0)} out"
 
 
 def counted(count: int, noun: str) -> str:

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from pipeline_engine.values.usage import Cost
 
 if TYPE_CHECKING:
     from pipeline_engine.values.records import Fault
     from pipeline_engine.values.usage import Usage
 
-__all__ = ["BUSY_KINDS", "SEGMENT_KINDS", "WAIT_KINDS", "OutcomeName", "Segment", "SegmentKind", "Span"]
+__all__ = [
+    "BUSY_KINDS",
+    "LIMIT_KINDS",
+    "QUEUE_KINDS",
+    "SEGMENT_KINDS",
+    "WAIT_KINDS",
+    "OutcomeName",
+    "Segment",
+    "SegmentKind",
+    "Span",
+]
 
-SegmentKind = Literal["slot", "attempt", "failed", "backoff", "fallback", "shared", "warm", "validate"]
-"""What a step did or waited for: a slot, an attempt that succeeded, one that failed, its own delay before
-the next one, a step it falls back to, an equal call, a call that warms the cache, the validation of its output."""
+SegmentKind = Literal[
+    "slot",
+    "requests",
+    "tokens",
+    "concurrency",
+    "cooldown",
+    "breaker",
+    "budget",
+    "attempt",
+    "failed",
+    "backoff",
+    "fallback",
+    "shared",
+    "warm",
+    "validate",
+]
+"""What a step did or waited for. In the queue: a slot, its model's requests or tokens per minute, its
+concurrency, the end of a cool-down, its breaker; or budget that calls in flight have reserved. Else: an attempt
+that succeeded, one that failed, its own delay before the next one, a step it falls back to, an equal call, a
+call that warms the cache, the validation of its output."""
 OutcomeName = Literal["completed", "failed", "skipped", "stopped", "dropped"]
 """How a step or item ended."""
 
 SEGMENT_KINDS: tuple[SegmentKind, ...] = (
     "slot",
+    "requests",
+    "tokens",
+    "concurrency",
+    "cooldown",
+    "breaker",
+    "budget",
     "attempt",
     "failed",
     "backoff",
@@ -28,9 +63,13 @@ SEGMENT_KINDS: tuple[SegmentKind, ...] = (
     "validate",
 )
 """Every kind, in the order in which legends and tables name them."""
+QUEUE_KINDS: frozenset[SegmentKind] = frozenset({"slot", "requests", "tokens", "concurrency", "cooldown", "breaker"})
+"""The kinds of a step in the queue, which is ready and waits for its turn."""
+LIMIT_KINDS: tuple[SegmentKind, ...] = ("requests", "tokens", "concurrency", "cooldown", "breaker", "budget")
+"""The waits for what a model or a budget allows: more slots do not shorten them, and neither does less work."""
 BUSY_KINDS: frozenset[SegmentKind] = frozenset({"attempt", "failed", "backoff", "warm", "shared", "validate"})
-"""The kinds that more slots cannot shorten."""
-WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", "backoff", "fallback", "shared", "warm")
+"""The kinds that more slots cannot shorten, whatever the limits are."""
+WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", *LIMIT_KINDS, "backoff", "fallback", "shared", "warm")
 """The kinds in which nothing is worked on."""
 
 
@@ -49,7 +88,7 @@ class Segment:
     fault: Fault | None = None
     """Why the attempt failed."""
     model: str | None = None
-    """The model that was called."""
+    """The model that was called; where two calls were sent, the one whose reply counts."""
 
     @property
     def duration(self) -> float:
@@ -93,8 +132,10 @@ class Span:
     """Why it was skipped or stopped, on one line, safe to print."""
     usage: Usage | None = None
     """The tokens of all attempts; None if nobody counted."""
+    cost: Cost = field(default_factory=Cost)
+    """What all calls cost, as far as prices are known; those of its items together."""
     model: str | None = None
-    """The model that was called last; of a mapped step the commonest."""
+    """The model that answered last, or was called last; of a mapped step the commonest."""
     width: int | None = None
     """The number of items of a mapped step."""
 

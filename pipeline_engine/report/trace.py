@@ -10,33 +10,75 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline_engine.errors import ProviderError
 from pipeline_engine.report.bounds import Bounds, draw_verdict, find_bounds, find_critical_path
+from pipeline_engine.report.models import Acceptance, Hedges, ModelHistory, ModelNotes
 from pipeline_engine.report.spans import SEGMENT_KINDS, WAIT_KINDS, Segment, SegmentKind, Span
 from pipeline_engine.text import one_line
 from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Skipped
 from pipeline_engine.values.records import (
     AttemptFinished,
     AttemptStarted,
+    BreakerChanged,
+    CooldownStarted,
+    CredentialParked,
+    HedgeFinished,
+    HedgeStarted,
+    LimitChanged,
+    OutputJudged,
+    QueueLeft,
+    RepairAsked,
     RunFinished,
     RunStarted,
     StepFinished,
     StepMapped,
     StepReady,
+    WaitEnded,
     WaitStarted,
 )
+from pipeline_engine.values.usage import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from os import PathLike
     from pathlib import Path
 
+    from pipeline_engine.report.models import BreakerChange, Cooldown, LimitPoint
     from pipeline_engine.report.spans import OutcomeName
     from pipeline_engine.values.outcomes import Outcome
-    from pipeline_engine.values.records import Fault, Outline, Record, Status
+    from pipeline_engine.values.records import Fault, Outline, QueueCause, Record, Status
     from pipeline_engine.values.usage import Usage
 
 __all__ = ["Trace"]
 
 _MAX_ERROR_WIDTH = 400
+_OF_SPANS = (
+    AttemptStarted,
+    AttemptFinished,
+    StepReady,
+    StepFinished,
+    WaitStarted,
+    WaitEnded,
+    QueueLeft,
+    RepairAsked,
+    OutputJudged,
+    HedgeFinished,
+)
+"""The records of a step or item, the commonest first."""
+_TELLING = frozenset(
+    {
+        LimitChanged,
+        BreakerChanged,
+        CooldownStarted,
+        CredentialParked,
+        OutputJudged,
+        HedgeStarted,
+        HedgeFinished,
+        AttemptFinished,
+    }
+)
+"""The records from which the history of models is read."""
+_NOTHING = Cost()
+_ROUNDING = 1e-6
+"""Seconds in a queue that differ by less are equal: sums of floats are not exact."""
 
 
 class HasName(Protocol):
@@ -93,6 +135,12 @@ class Trace:
     """How the run ended, judged by its leaves; None while it goes on."""
     spans: tuple[Span, ...]
     """Of every step and item that has become ready or was settled, in that order."""
+    models: ModelHistory = field(default_factory=ModelHistory)
+    """What this run's calls have changed with their models: `limits`, `breakers`, `cooldowns`, `parked`."""
+    acceptance: Mapping[str, Mapping[str, Acceptance]] = field(default_factory=dict)
+    """For each cascade and each of its models, how many outputs were `(accepted, judged)`."""
+    hedges: Hedges = field(default_factory=Hedges)
+    """The second calls: how many there were, how many won, and what the lost calls cost."""
     _steps: dict[str, Span] = field(default_factory=dict, compare=False)
     _items: dict[str, tuple[Span, ...]] = field(default_factory=dict, compare=False)
 
@@ -113,13 +161,17 @@ class Trace:
         widths: dict[str, int] = {step.name: 0 for step in started.outline.steps if step.each is not None}
         last_at = started.at
         finished: RunFinished | None = None
+        notes = ModelNotes()
         for record in stream:
-            last_at = record.at
+            # What another run's call has changed with a model may be told late: time does not go back.
+            last_at = max(last_at, record.at)
+            if type(record) in _TELLING:
+                notes.read(record)
             if isinstance(record, RunFinished):
                 finished = record
             elif isinstance(record, StepMapped):
                 widths[record.step] = record.width
-            elif not isinstance(record, RunStarted):
+            elif isinstance(record, _OF_SPANS):
                 key = (record.step, record.item)
                 draft = drafts.get(key)
                 if draft is None:
@@ -141,6 +193,9 @@ class Trace:
             last_at=last_at,
             status=None if finished is None else finished.status,
             spans=spans,
+            models=notes.history(),
+            acceptance=notes.acceptance(),
+            hedges=notes.hedges,
             _steps={span.step: span for span in spans if span.item is None},
             _items={step: tuple(sorted(found, key=_by_item)) for step, found in items.items()},
         )
@@ -206,6 +261,26 @@ class Trace:
     def usage(self) -> Usage | None:
         """The tokens of all attempts; None if nobody counted."""
         return _sum_usage(span.usage for span in self.spans if not span.is_mapped)
+
+    @property
+    def cost(self) -> Cost:
+        """What all calls cost, as far as prices are known; the lost ones of second calls are among them."""
+        return sum((span.cost for span in self.spans if not span.is_mapped), Cost())
+
+    @property
+    def limits(self) -> Mapping[str, tuple[LimitPoint, ...]]:
+        """Each model's adaptive limit over time, as far as this run's calls have changed it: `(at, limit)`."""
+        return self.models.limits
+
+    @property
+    def breakers(self) -> Mapping[str, tuple[BreakerChange, ...]]:
+        """Each model's breaker, as far as this run's calls have changed it: `(at, before, after)`."""
+        return self.models.breakers
+
+    @property
+    def cooldowns(self) -> Mapping[str, tuple[Cooldown, ...]]:
+        """Each model's cool-downs that replies to this run have asked for: `(at, until)`."""
+        return self.models.cooldowns
 
     @property
     def critical_path(self) -> tuple[Span, ...]:
@@ -277,6 +352,19 @@ class Trace:
                     "critical_path": _number(bounds.critical_path),
                     "slots": _number(bounds.slots),
                     "binding": bounds.binding,
+                    "limits": {kind: _number(seconds) for kind, seconds in bounds.limits.items()},
+                },
+                "usage": _usage_json(self.usage),
+                "cost": _cost_json(self.cost),
+                "models": _models_json(self.models),
+                "acceptance": {
+                    step: {model: judged._asdict() for model, judged in by_model.items()}
+                    for step, by_model in self.acceptance.items()
+                },
+                "hedges": {
+                    "calls": self.hedges.calls,
+                    "won": self.hedges.won,
+                    "lost_cost": _cost_json(self.hedges.lost_cost),
                 },
                 "waits": {kind: _number(seconds) for kind, seconds in self.waits.items()},
                 "critical_path": [span.name for span in self.critical_path],
@@ -298,12 +386,14 @@ class _Draft:
         self.attempts = 0
         self.segments: list[Segment] = []
         self.usage: Usage | None = None
+        self.cost = _NOTHING
         self.model: str | None = None
         self.finished: StepFinished | None = None
         self._mark = 0.0
         self._open_kind: SegmentKind = "slot"
         self._open_attempt: int | None = None
         self._open_model: str | None = None
+        self._has_failed = False
 
     def read(self, record: Record) -> None:
         """Take one record in: it closes the open segment at its own instant and opens the next."""
@@ -316,25 +406,58 @@ class _Draft:
             self.ready_at = self._mark = at
         if isinstance(record, StepReady):
             self.unblocked_by = record.unblocked_by
-            return
-        if isinstance(record, AttemptFinished):
-            self._open_kind = "attempt" if record.fault is None else "failed"
-            self._close(at, record.fault)
-            self._open("validate", record.attempt)
-            if record.usage is not None:
-                self.usage = record.usage if self.usage is None else self.usage + record.usage
-            return
-        self._close(at)
-        if isinstance(record, AttemptStarted):
+        elif isinstance(record, AttemptFinished):
+            self._read_attempt(record)
+        elif isinstance(record, QueueLeft):
+            self._tile(at, record.waits)
+        elif isinstance(record, AttemptStarted):
+            if self._has_failed and self._open_kind == "validate":
+                self._open("slot")  # after a failure there was nothing to validate: the next model waited its turn
+            self._close(at)
             self.attempts += 1
             self.model = record.model or self.model
             if self.started_at is None:
                 self.started_at = at
             self._open("attempt", record.attempt, record.model)
-        elif isinstance(record, WaitStarted):
-            self._open(record.cause)
+        elif isinstance(record, HedgeFinished):
+            self._pay(record.cost)
+        elif isinstance(record, OutputJudged) and record.is_accepted:
+            pass  # the validation goes on: nothing is waited for
         else:
-            self._open("slot")
+            self._close(at)
+            self._open(record.cause if isinstance(record, WaitStarted) else "slot")
+
+    def _read_attempt(self, record: AttemptFinished) -> None:
+        self._has_failed = record.fault is not None
+        self._open_kind = "failed" if self._has_failed else "attempt"
+        # Of two calls the one counts whose reply is used, though it was sent to another model.
+        self._open_model = record.model or self._open_model
+        self.model = record.model or self.model
+        self._close(record.at, record.fault)
+        self._open("validate", record.attempt)
+        if record.usage is not None:
+            self.usage = record.usage if self.usage is None else self.usage + record.usage
+        self._pay(record.cost)
+
+    def _pay(self, cost: Cost | None) -> None:
+        if cost is not None:
+            self.cost = cost if self.cost is _NOTHING else self.cost + cost
+
+    def _tile(self, at: float, waits: Sequence[tuple[QueueCause, float]]) -> None:
+        """Close the time in the queue as a segment for each cause, in their order and that for slots last.
+
+        The last one ends exactly where the wait did. What the causes do not explain was before the queue:
+        it stays what it was.
+        """
+        ordered = [wait for wait in waits if wait[0] != "slot"] + [wait for wait in waits if wait[0] == "slot"]
+        unexplained = at - self._mark - sum(seconds for _cause, seconds in ordered)
+        if unexplained > _ROUNDING:
+            self._close(self._mark + unexplained)
+        for index, (cause, seconds) in enumerate(ordered, start=1):
+            self._open(cause)
+            self._close(at if index == len(ordered) else min(at, self._mark + seconds))
+        self._close(at)
+        self._open("slot")
 
     def close_open_at(self, at: float) -> None:
         """End what is still open: the run goes on, or its stream was cut."""
@@ -371,6 +494,7 @@ def _finish(
             draft.started_at = min(starts, default=None)
             draft.attempts = sum(item.attempts for item in own_items)
             draft.usage = _sum_usage(item.usage for item in own_items)
+            draft.cost = sum((item.cost for item in own_items), draft.cost)
             draft.model = models.most_common(1)[0][0] if models else None
         width = max(widths.get(draft.step, 0), len(items.get(draft.step, []))) if is_mapped else None
         spans.append(_span(draft, last_at, width))
@@ -395,6 +519,7 @@ def _span(draft: _Draft, last_at: float, width: int | None) -> Span:
         error_kind=None if error is None else _error_kind(error),
         because=None if outcome is None else _reason(outcome),
         usage=draft.usage,
+        cost=draft.cost,
         model=draft.model,
         width=width,
     )
@@ -437,6 +562,37 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
+def _usage_json(usage: Usage | None) -> dict[str, int | None] | None:
+    if usage is None:
+        return None
+    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+
+
+def _cost_json(cost: Cost) -> dict[str, float | None]:
+    return {
+        "usd": _number(cost.usd),
+        "saved_usd": _number(cost.saved_usd),
+        "unpriced_calls": cost.unpriced_calls,
+    }
+
+
+def _models_json(history: ModelHistory) -> dict[str, dict[str, object]]:
+    return {
+        model: {
+            "limits": [{"at": _number(at), "limit": limit} for at, limit in history.limits.get(model, ())],
+            "breaker": [
+                {"at": _number(at), "before": one_line(before), "after": one_line(after)}
+                for at, before, after in history.breakers.get(model, ())
+            ],
+            "cooldowns": [
+                {"at": _number(at), "until": _number(until)} for at, until in history.cooldowns.get(model, ())
+            ],
+            "parked_at": _number(history.parked.get(model)),
+        }
+        for model in history.models
+    }
+
+
 def _span_json(span: Span) -> dict[str, object]:
     return {
         "step": span.step,
@@ -452,6 +608,7 @@ def _span_json(span: Span) -> dict[str, object]:
         "model": span.model,
         "input_tokens": None if span.usage is None else span.usage.input_tokens,
         "output_tokens": None if span.usage is None else span.usage.output_tokens,
+        "cost": _cost_json(span.cost),
         "error": span.error,
         "error_kind": span.error_kind,
         "because": span.because,

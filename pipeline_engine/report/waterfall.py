@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from pipeline_engine.report.facts import fact_lines
 from pipeline_engine.report.legend import GLYPHS, KIND_NAMES, MARKS, failures, reason_text
 from pipeline_engine.report.numbers import counted, nice_ticks, seconds_text, tick_text
-from pipeline_engine.report.spans import SEGMENT_KINDS
+from pipeline_engine.report.spans import QUEUE_KINDS, SEGMENT_KINDS
 from pipeline_engine.text import display_width, fit, one_line
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ _Bar = list[str | None]
 _CRITICAL = "◆"
 _COLORS: dict[str, str] = {
     "slot": "90",
+    "requests": "93",
+    "tokens": "93",
+    "concurrency": "93",
+    "cooldown": "95",
+    "breaker": "91",
+    "budget": "92",
     "attempt": "34",
     "failed": "31",
     "backoff": "35",
@@ -88,6 +95,7 @@ def draw_waterfall(
         lines += [layout.draw_row(row, bar, trace, paint) for row, bar in zip(rows, bars, strict=True)]
         lines += ["", *_legend(rows, bars, cells)]
     lines += _errors(trace, cells, paint)
+    lines += [line for fact in fact_lines(trace) for line in _wrapped(fact, cells)]
     lines += [paint("strong", line) for line in _wrapped(trace.verdict, cells)]
     return "\n".join(lines)
 
@@ -243,8 +251,9 @@ def _kinds_by_cell(row: _Row, trace: Trace, scale: float, first: int, last: int)
 def _most(cell: dict[SegmentKind, float], *, is_mapped: bool) -> SegmentKind | None:
     if not cell:
         return None
-    # Of a thousand items most wait for a slot at any time: what the others do is the news.
-    kinds = [kind for kind in SEGMENT_KINDS if not is_mapped or kind != "slot" or len(cell) == 1]
+    # Of a thousand items most wait for their turn at any time: what the others do is the news.
+    has_news = is_mapped and not cell.keys() <= QUEUE_KINDS
+    kinds = [kind for kind in SEGMENT_KINDS if not has_news or kind not in QUEUE_KINDS]
     most: SegmentKind = max(kinds, key=lambda kind: cell.get(kind, 0.0))
     return most
 

@@ -78,6 +78,17 @@ def test_help_loads_nothing_heavy(argv):
             "argument --timeout: 'nan' is not a number of seconds above 0. See pipeline-engine run --help.",
         ),
         (
+            ["run", "p.py", "a.md", "--budget-usd", "0"],
+            ("argument --budget-usd: '0' is not an amount above 0, such as 5 or 0.25. See pipeline-engine run --help."),
+        ),
+        (
+            ["run", "p.py", "a.md", "--budget-tokens", "inf"],
+            (
+                "argument --budget-tokens: 'inf' is not an amount above 0, such as 5 or 0.25. "
+                "See pipeline-engine run --help."
+            ),
+        ),
+        (
             ["run", "p.py", "a.md", "--model", "openai:gpt-4o"],
             (
                 "argument --model: 'openai:gpt-4o' binds no role to a model. Write ROLE=PROVIDER:MODEL, such as "

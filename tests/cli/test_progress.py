@@ -10,9 +10,10 @@ import time
 import pytest
 import trio
 
-from pipeline_engine import Engine, Pipeline, Usage
+from pipeline_engine import Engine, Hedge, Pipeline, Price, Usage
 from pipeline_engine.cli.progress import Activity, time_left
 from pipeline_engine.providers.scripted import Reply, ScriptedModel
+from pipeline_engine.values import Cost, HedgeFinished
 
 pty = pytest.importorskip("pty")
 
@@ -51,6 +52,27 @@ async def test_activity_follows_documents_attempts_and_tokens(autojump_clock):
     assert early == (2, {"first": 2}, Usage())
     assert late == (2, {"second": 2}, Usage(20, 4))
     assert (activity.documents, +activity.attempts, activity.usage) == (0, {}, Usage(40, 8))
+
+
+async def test_activity_follows_what_was_spent_lost_calls_included(autojump_clock):
+    """A budget is watched while it is being spent, not afterwards."""
+    pipeline = Pipeline("one", inputs={"text": str})
+
+    @pipeline.llm("fast", str, hedge=Hedge(after=1.0, max_extra=1.0))
+    def first(text: str) -> str:
+        return text
+
+    activity = Activity()
+    model = ScriptedModel(
+        {"*": Reply("x", usage=Usage(1_000_000, 0))}, latency=3.0, price=Price(input_usd=2, output_usd=0)
+    )
+    async with Engine(models={"fast": model}, sinks=[activity]) as engine:
+        result = await engine.run(pipeline, {"text": "word " * 100})
+
+    lost = [record.cost for record in result.records if isinstance(record, HedgeFinished)]
+    assert len(lost) == 1
+    assert activity.cost == Cost(2.0) + lost[0]
+    assert lost[0].usd > 0
 
 
 def watch(folder, *argv, **environment):
@@ -93,9 +115,10 @@ def test_a_terminal_shows_a_live_picture_and_then_the_results(folder, write, not
     for number in range(3):
         write(f"docs/{number}.md", "Some text.")
 
-    code, written = watch(folder, "run", "notes.py", "docs", *notes, "--max-documents", "1")
+    code, written = watch(folder, "run", "notes.py", "docs", *notes, "--max-documents", "1", "--budget-usd", "5")
 
     assert code == 0
+    assert "in flight · $0.00 of $5.00" in written
     assert "in flight" in written
     assert "now: " in written
     assert "3 documents in " in written

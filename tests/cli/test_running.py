@@ -252,11 +252,11 @@ def test_what_a_timeout_leaves_undone_is_counted(cli, write, notes):
     ran = cli("run", "notes.py", "docs", *notes, "--max-documents", "1", "--timeout", "0.1")
 
     assert ran.code == 1
-    counts = re.fullmatch(
-        r"3 documents in <time>: (\d) stopped, (\d) not started", without_times(ran.out).splitlines()[-1]
-    )
+    *_, line, why = ran.out.splitlines()
+    counts = re.fullmatch(r"3 documents in <time>: (\d) stopped, (\d) not started", without_times(line))
     assert counts is not None
     assert int(counts[1]) + int(counts[2]) == 3
+    assert why == "stopped: the batch's timeout of 0.1 s"
 
 
 def test_a_documents_own_timeout_stops_that_document(cli, write, notes, virtual_time):
@@ -268,6 +268,86 @@ def test_a_documents_own_timeout_stops_that_document(cli, write, notes, virtual_
 
     assert ran.code == 1
     assert ran.out.splitlines()[-1] == "1 document in 2.5 s: 1 stopped"
+
+
+# Budgets
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Let `counted:model` on the command line be a model whose every call costs a hundred dollars."""
+    from pipeline_engine import Price, Usage
+    from pipeline_engine.cli import running
+    from pipeline_engine.providers.scripted import Reply, ScriptedModel
+
+    model = ScriptedModel(
+        {"*": Reply("fine", usage=Usage(100, 1))}, price=Price(1_000_000, 0), max_tokens=1, name="counted:model"
+    )
+    monkeypatch.setattr(running, "chains_of", lambda bindings: dict.fromkeys(dict(bindings), model))
+    return ["--model", "fast=counted:model", "--max-documents", "1"]
+
+
+ONE_STEP = """
+from pipeline_engine import Pipeline
+
+pipeline = Pipeline("notes", inputs={"document": str})
+
+@pipeline.llm("fast", str)
+def title(document: str) -> str:
+    return document
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # the batch leaves its source half read
+def test_a_budget_ends_a_run_and_is_named_as_the_reason(cli, write, counted):
+    """Money that is spent is gone: what was not run must be told, with what to raise."""
+    write("one.py", ONE_STEP)
+    for number in range(5):
+        write(f"docs/{number}.md", "x" * 84)
+
+    ran = cli("run", "one.py", "docs", *counted, "--budget-usd", "250")
+
+    assert ran.code == 1
+    *_, line, why = ran.out.splitlines()
+    assert without_times(line) == (
+        "5 documents in <time>: 2 completed, 1 stopped, 2 not started · $200.00 of $250.00 · 200 tokens in, 2 out"
+    )
+    assert why == "stopped: the batch's budget of $250 is spent"
+    assert "  docs/2.md: stopped: the batch's budget of $250 is spent" in ran.out.splitlines()
+
+
+def test_each_line_of_a_log_tells_how_much_of_the_budget_is_spent(cli, write, counted):
+    """A long run is stopped by hand while there is still something left."""
+    write("one.py", ONE_STEP)
+    write("docs/a.md", "Some text.")
+    write("docs/b.md", "Some text.")
+
+    ran = cli("run", "one.py", "docs", *counted, "--budget-tokens", "1000")
+
+    assert without_times(ran.err).splitlines() == [
+        "[1/2] docs/a.md completed in <time> · $100.00 · 101 of 1,000 tokens",
+        "[2/2] docs/b.md completed in <time> · $200.00 · 202 of 1,000 tokens",
+    ]
+    assert ran.code == 0
+
+
+def test_a_budget_that_nobody_can_count_is_refused_before_anything_is_paid(cli, write, notes, monkeypatch):
+    """And before the results of the last run are gone."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    write("one.py", ONE_STEP)
+    write("a.md", "Some text.")
+    out = write("out.jsonl", "the last run's results\n")
+
+    ran = cli("run", "one.py", "a.md", "--model", "fast=openai:my-own", "--budget-usd", "5", "--out", "out.jsonl")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "pipeline-engine: pipeline 'notes' has 1 problem:\n"
+        "  PE204 a budget in US dollars cannot count the calls of model 'openai:my-own', whose price is unknown. "
+        "Say it: Model('openai:my-own', price=Price(input_usd=…, output_usd=…)), per million tokens.\n"
+        "Without a price, --budget-tokens N caps the spend.\n"
+    )
+    assert out.read_text() == "the last run's results\n"
 
 
 # Inputs and choices

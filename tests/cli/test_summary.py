@@ -8,7 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline_engine import Completed, Failed, Pipeline, Skipped, Stopped, compile_pipeline, run_pipeline
-from pipeline_engine.cli.summary import MAX_CELL, Summary, compact, outcome_text
+from pipeline_engine.cli.summary import MAX_CELL, Summary, compact, cost_of, outcome_text, spend_text
+from pipeline_engine.declare import Budget
+from pipeline_engine.values import AttemptFinished, Cost, HedgeFinished, Usage
 
 
 class Title(BaseModel):
@@ -82,3 +84,40 @@ def test_results_are_let_go():
     assert summary.finished == 60
     assert len(summary.rows) == 50
     assert sum(reference() is not None for reference in references) == 1  # the slowest
+
+
+@pytest.mark.parametrize(
+    ("cost", "usage", "budget", "shown"),
+    [
+        (Cost(), Usage(), None, ""),
+        (Cost(), Usage(900, 20), None, "900 tokens in, 20 out"),
+        (Cost(0.5), Usage(900, 20), None, "$0.5000 · 900 tokens in, 20 out"),
+        (Cost(), Usage(), Budget(usd=5), "$0.00 of $5.00"),
+        (Cost(0.12), Usage(900, 20), Budget(usd=5), "$0.12 of $5.00 · 900 tokens in, 20 out"),
+        (Cost(0.12), Usage(900, 20), Budget(tokens=2000), "$0.1200 · 920 of 2,000 tokens"),
+        (Cost(0.0004), Usage(900, 20), Budget(usd=0.05, tokens=1e6), "$0.0004 of $0.050 · 920 of 1.0 M tokens"),
+        (Cost(unpriced_calls=2), Usage(), None, "2 calls of unknown price"),
+    ],
+)
+def test_the_spend_stands_beside_what_may_be_spent(cost, usage, budget, shown):
+    """Twelve cents are much of a budget of fifteen and nothing of one of fifty dollars."""
+    assert spend_text(cost, usage, budget) == shown
+
+
+def test_lost_calls_count_into_the_spend():
+    """A call that was sent beside a slow one is on the bill, too, if its reply is not used."""
+    pipeline = Pipeline("length", inputs={"text": str})
+
+    @pipeline.step
+    async def length(text: str) -> int:
+        return len(text)
+
+    result = run_pipeline(pipeline, {"text": "a"})
+    result._records = (
+        *result.records,
+        HedgeFinished(1.0, "length", None, 1, "openai:a", False, Cost(0.5)),
+        HedgeFinished(1.0, "length", None, 1, "openai:a", False, None),
+        AttemptFinished(1.0, "length", None, 1, None, cost=Cost(0.25)),
+    )
+
+    assert cost_of(result) == Cost(0.75)

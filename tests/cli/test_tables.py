@@ -8,7 +8,9 @@ from pipeline_engine import Pipeline, compile_pipeline, run_pipeline
 from pipeline_engine.cli.progress import console_for
 from pipeline_engine.cli.summary import Summary
 from pipeline_engine.cli.tables import closing_lines, fair_widths, fit_tail, results_table
+from pipeline_engine.declare import Budget
 from pipeline_engine.text import display_width
+from pipeline_engine.values import Cost
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,22 @@ def test_figures_name_what_never_started():
     summary.add(run_pipeline(pipeline, {"text": "a"}))
 
     assert closing_lines(summary, 3, 61.0) == ["3 documents in 1 min 01 s: 1 completed, 2 not started"]
+
+
+def test_the_end_says_what_was_spent_and_what_stopped_a_run():
+    """Documents that were not run look like a mistake, unless the budget is named as the reason."""
+    pipeline = Pipeline("length", inputs={"text": str})
+
+    @pipeline.step
+    async def length(text: str) -> int:
+        return len(text)
+
+    summary = Summary(compile_pipeline(pipeline), Budget(usd=5))
+    summary.add(run_pipeline(pipeline, {"text": "a"}))
+    summary.cost = Cost(4.96)
+    summary.stopped_by = "the batch's budget of $5 is spent"
+
+    assert closing_lines(summary, 3, 61.0) == [
+        "3 documents in 1 min 01 s: 1 completed, 2 not started · $4.96 of $5.00",
+        "stopped: the batch's budget of $5 is spent",
+    ]

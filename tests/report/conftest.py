@@ -13,6 +13,7 @@ from pipeline_engine.values import (
     Outcome,
     Outline,
     OutlineStep,
+    QueueLeft,
     Record,
     RunFinished,
     RunStarted,
@@ -66,6 +67,10 @@ class RecordStream:
 
     def wait(self, step, start, end, cause="backoff", *, item=None):
         return self.write(WaitStarted(start, step, item, cause), WaitEnded(end, step, item))
+
+    def queue(self, step, at, *waits, item=None):
+        """Add the end of a wait in the queue, with the seconds that went to each cause."""
+        return self.write(QueueLeft(at, step, item, waits))
 
     def finish(self, at, step, outcome: Outcome[object] | None = None, *, item=None):
         return self.write(StepFinished(at, step, item, outcome or Completed(None)))

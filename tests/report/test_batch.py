@@ -5,8 +5,24 @@ from __future__ import annotations
 import pytest
 
 from pipeline_engine.errors import RejectedError
-from pipeline_engine.report import ErrorGroup, SlowDocument, Totals
-from pipeline_engine.values import Dropped, Failed, Skipped
+from pipeline_engine.report import ErrorGroup, Hedges, SlowDocument, Totals
+from pipeline_engine.values import (
+    AttemptFinished,
+    BreakerChanged,
+    CooldownStarted,
+    Cost,
+    CredentialParked,
+    Dropped,
+    Failed,
+    HedgeFinished,
+    HedgeStarted,
+    LimitChanged,
+    OutputJudged,
+    Skipped,
+    Usage,
+)
+
+MINI = "openai:gpt-4o-mini"
 
 
 def one_document(record_stream, key, seconds, *, error=None):
@@ -33,7 +49,7 @@ def test_totals_add_up_documents_steps_waits_and_tokens(record_stream):
     assert (summary.count, summary.completed, summary.skipped, summary.attempts) == (101, 100, 1, 100)
     assert (summary.p50, summary.p95, summary.max) == (50.5, 95.5, 100.5)
     assert (summary.total, summary.mean) == (5100.0, 51.0)
-    assert result.waits == {"slot": 50.0, "backoff": 0.0, "fallback": 0.0, "shared": 0.0, "warm": 0.0}
+    assert {kind: seconds for kind, seconds in result.waits.items() if seconds} == {"slot": 50.0}
     assert (result.input_tokens, result.output_tokens) == (1000, 200)
 
 
@@ -111,12 +127,19 @@ def test_the_table_has_a_row_per_step_in_the_pipelines_order(record_stream):
             "p95": 1.0,
             "max": 1.0,
             "slot_wait": 0.0,
+            "requests_wait": 0.0,
+            "tokens_wait": 0.0,
+            "concurrency_wait": 0.0,
+            "cooldown_wait": 0.0,
+            "breaker_wait": 0.0,
+            "budget_wait": 0.0,
             "backoff_wait": 0.0,
             "fallback_wait": 0.0,
             "shared_wait": 0.0,
             "warm_wait": 0.0,
             "input_tokens": 10,
             "output_tokens": 2,
+            "cost_usd": 0.0,
         },
         {
             "step": "summary",
@@ -131,11 +154,88 @@ def test_the_table_has_a_row_per_step_in_the_pipelines_order(record_stream):
             "p95": 2.5,
             "max": 2.5,
             "slot_wait": 0.5,
+            "requests_wait": 0.0,
+            "tokens_wait": 0.0,
+            "concurrency_wait": 0.0,
+            "cooldown_wait": 0.0,
+            "breaker_wait": 0.0,
+            "budget_wait": 0.0,
             "backoff_wait": 0.0,
             "fallback_wait": 0.0,
             "shared_wait": 0.0,
             "warm_wait": 0.0,
             "input_tokens": 0,
             "output_tokens": 0,
+            "cost_usd": 0.0,
         },
     ]
+
+
+def telling(record_stream, *records):
+    """Return the trace of a document whose calls have told this of their models."""
+    return record_stream().declare("title").simple("title", 0, 0, 1).write(*records).trace(10_000)
+
+
+def test_what_many_runs_tell_of_a_model_is_one_history(record_stream):
+    """Each change is told by the run that caused it: only together they are the model's history."""
+    totals = Totals()
+    totals.add(telling(record_stream, LimitChanged(5, MINI, 4), BreakerChanged(8, MINI, "open", "half_open")))
+    totals.add(telling(record_stream, LimitChanged(3, MINI, 3), BreakerChanged(2, MINI, "closed", "open")))
+    totals.add(telling(record_stream, CooldownStarted(1, MINI, 4), CredentialParked(7, MINI)))
+    totals.add(telling(record_stream, CooldownStarted(3, MINI, 6), CredentialParked(6, MINI)))
+
+    result = totals.result()
+
+    assert result.limits == {MINI: ((3, 3), (5, 4))}
+    assert result.breakers == {MINI: ((2, "closed", "open"), (8, "open", "half_open"))}
+    assert result.cooldowns == {MINI: ((1, 6),)}
+    assert result.models.parked == {MINI: 6}
+
+
+def test_money_verdicts_and_second_calls_are_added_up(record_stream):
+    """The bill comes for the batch, not for a document."""
+    totals = Totals()
+    for is_accepted in (True, False):
+        run = record_stream().declare("title").simple("title", 0, 0, 1)
+        run.write(OutputJudged(1, "title", None, MINI, is_accepted), HedgeStarted(1, "title", None, 2, MINI))
+        run.write(HedgeFinished(2, "title", None, 2, MINI, False, Cost(0.5)))
+        run.write(AttemptFinished(2, "title", None, 2, None, Usage(10, 1), cost=Cost(1.0), model=MINI))
+        totals.add(run.trace(2))
+
+    result = totals.result()
+
+    assert result.cost == result.steps[0].cost == Cost(3.0)
+    assert result.usage == Usage(20, 2)
+    assert result.table()[0]["cost_usd"] == 3.0
+    assert result.acceptance == {"title": {MINI: (1, 2)}}
+    assert result.hedges == Hedges(calls=2, won=2, lost_cost=Cost(1.0))
+
+
+def test_a_models_history_stays_small_and_keeps_its_extremes(record_stream):
+    """A limit moves with nearly every reply: a million of its points would be the largest thing in memory."""
+    totals = Totals()
+    for part in range(100):
+        changes = [LimitChanged(at, MINI, 100 + at % 7) for at in range(part * 100, part * 100 + 100)]
+        peak = [LimitChanged(part * 100 + 50.5, MINI, 1 if part == 3 else 500)] if part in {3, 60} else []
+        totals.add(telling(record_stream, *changes, *peak))
+
+    points = totals.result().limits[MINI]
+
+    assert len(points) <= 300
+    assert len(totals._notes._limits[MINI]) <= 600
+    assert (points[0], points[-1]) == ((0, 100), (9999, 100 + 9999 % 7))
+    assert {(350.5, 1), (6050.5, 500)} <= set(points)
+    assert [at for at, _limit in points] == sorted(at for at, _limit in points)
+
+
+def test_of_breakers_and_cool_downs_the_latest_are_kept(record_stream):
+    """A model that flaps for days must not fill the memory; what it did last is what matters."""
+    totals = Totals()
+    for at in range(1000):
+        change = BreakerChanged(at, MINI, "closed", "open")
+        totals.add(telling(record_stream, change, CooldownStarted(at, MINI, at + 0.5)))
+
+    result = totals.result()
+
+    assert [change.at for change in result.breakers[MINI]] == list(range(700, 1000))
+    assert [cooldown.at for cooldown in result.cooldowns[MINI]] == list(range(700, 1000))

@@ -84,7 +84,7 @@ def test_a_fallback_steps_work_counts_where_it_was_waited_for(record_stream):
     trace = run.trace(4)
 
     assert trace.bounds.critical_path == 3
-    assert trace.waits == {"slot": 1, "backoff": 0, "fallback": 3, "shared": 0, "warm": 0}
+    assert {kind: seconds for kind, seconds in trace.waits.items() if seconds} == {"slot": 1, "fallback": 3}
 
 
 def test_a_stream_that_unblocks_itself_in_a_circle_ends(record_stream):
@@ -136,6 +136,86 @@ def test_the_verdict_blames_no_slots_for_time_lost_elsewhere(record_stream):
     assert verdict_of(run, 4) == (
         "makespan 4.0 s; the critical path title → summary needs 3.0 s of it; no time was lost to slots, so more "
         "of them cannot help"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "waited", "cure"),
+    [
+        (
+            "requests",
+            "requests per minute",
+            "raise the model's requests per minute, Limits(rpm=…), or bind more models",
+        ),
+        ("tokens", "tokens per minute", "raise the model's tokens per minute, Limits(tpm=…), or send shorter prompts"),
+        (
+            "concurrency",
+            "a model's concurrency",
+            "raise the model's concurrency, Limits(max_concurrency=…), or bind more models",
+        ),
+        (
+            "cooldown",
+            "a model to cool down",
+            "its provider asked for fewer calls, so lower Limits(rpm=…) or bind more models",
+        ),
+        (
+            "breaker",
+            "a breaker to close",
+            "its model kept failing, so bind a second model or give the step a fallback=",
+        ),
+        (
+            "budget",
+            "budget that calls in flight had reserved",
+            "raise the budget, or reserve less of it by a lower max_tokens",
+        ),
+    ],
+)
+def test_the_verdict_says_what_would_shorten_a_wait_for_a_limit(record_stream, cause, waited, cure):
+    """More slots are the wrong answer to a model that may be asked no faster."""
+    run = record_stream().declare("title").ready(0, "title")
+    run = run.wait("title", 0, 8, cause) if cause == "budget" else run.queue("title", 8, (cause, 8.0))
+    trace = run.attempt("title", 8, 10).finish(10, "title").trace(10)
+
+    assert trace.verdict == (
+        f"makespan 10.0 s; the critical path title needs 2.0 s of it; the run waited 8.0 s for {waited}: {cure}; "
+        "more slots cannot help"
+    )
+    assert trace.bounds.binding == cause
+    assert trace.bounds.limits == {cause: 8}
+
+
+def test_the_verdict_cures_the_longest_wait_and_names_the_others(record_stream):
+    """One thing at a time: curing the shorter wait first may change nothing."""
+    run = record_stream().declare("title").ready(0, "title")
+    run.queue("title", 50, ("tokens", 10.0), ("requests", 30.0), ("breaker", 1.0), ("cooldown", 4.0), ("slot", 5.0))
+    trace = run.attempt("title", 50, 60).finish(60, "title").trace(60)
+
+    assert trace.verdict == (
+        "makespan 1 min 00 s; the critical path title needs 10.0 s of it; the run waited 30.0 s for requests per "
+        "minute, 10.0 s for tokens per minute and 4.0 s for a model to cool down: raise the model's requests per "
+        "minute, Limits(rpm=…), or bind more models; more slots can save at most 5.0 s"
+    )
+
+
+def test_a_short_wait_for_a_limit_is_not_what_bound_a_run(record_stream):
+    """Nobody should buy a higher limit for the three seconds of a hundred."""
+    run = record_stream().declare("title").ready(0, "title").queue("title", 3, ("requests", 3.0))
+    trace = run.attempt("title", 3, 100).finish(100, "title").trace(100)
+
+    assert trace.bounds.binding == "critical path"
+    assert "requests" not in trace.verdict
+
+
+def test_slots_and_limits_may_both_bind(record_stream):
+    """One slot, and a model that is asked too fast for it: the verdict says both."""
+    run = record_stream(capacity=1).declare("a").declare("b")
+    run.ready(0, "b").simple("a", 0, 0, 6).queue("b", 9, ("slot", 6.0), ("requests", 3.0))
+    trace = run.attempt("b", 9, 14).finish(14, "b").trace(14)
+
+    assert trace.verdict == (
+        "makespan 14.0 s; 1 slot cannot do it in less than 11.0 s (79 % of it); the run waited 3.0 s for requests "
+        "per minute: raise the model's requests per minute, Limits(rpm=…), or bind more models; more slots can save "
+        "at most 6.0 s, as the critical path a needs 6.0 s"
     )
 
 

@@ -8,7 +8,25 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline_engine.report import draw_dag_svg, render_html
-from pipeline_engine.values import Completed, Dropped, Failed, Fault, Outline, OutlineStep, Skipped, Stopped
+from pipeline_engine.report.spans import SEGMENT_KINDS
+from pipeline_engine.values import (
+    BreakerChanged,
+    Completed,
+    CooldownStarted,
+    Cost,
+    CredentialParked,
+    Dropped,
+    Failed,
+    Fault,
+    HedgeFinished,
+    HedgeStarted,
+    LimitChanged,
+    Outline,
+    OutlineStep,
+    OutputJudged,
+    Skipped,
+    Stopped,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -83,6 +101,10 @@ def run_with(record_stream, text, *, suffix=""):
     run.ready(4, name("c"), name("b")).attempt(name("c"), 4, 5, model=text)
     run.finish(5, name("c"), Failed(ValueError(text)))
     run.finish(5, name("e"), Stopped(text))
+    run.write(LimitChanged(1, text, 2), LimitChanged(2, text, 3), CooldownStarted(1, text, 3))
+    run.write(BreakerChanged(1, text, text, text), BreakerChanged(3, text, text, text), CredentialParked(3, text))
+    run.write(OutputJudged(1, name("a"), None, text, True), HedgeStarted(1, name("a"), None, 1, text))
+    run.write(HedgeFinished(1, name("a"), None, 1, text, True, Cost(0.5)))
     return run.trace(5, "partial")
 
 
@@ -163,6 +185,80 @@ def test_the_table_says_what_the_drawings_show(document_trace):
         "910 → 40",
         "openai:gpt-4o-mini",
     ]
+
+
+def page_of_models(record_stream):
+    run = record_stream().declare("title").simple("title", 0, 0, 10)
+    run.write(LimitChanged(0, "openai:a", 2), LimitChanged(5, "openai:a", 4))
+    run.write(BreakerChanged(1, "openai:a", "closed", "open"), BreakerChanged(4, "openai:a", "open", "closed"))
+    run.write(CooldownStarted(6, "openai:a", 8), CooldownStarted(9, "openai:b", 20), CredentialParked(7, "openai:b"))
+    run.write(OutputJudged(5, "title", None, "openai:a", True), HedgeStarted(5, "title", None, 1, "openai:b"))
+    run.write(HedgeFinished(6, "title", None, 1, "openai:b", True, Cost(0.01)))
+    return render_html(run.trace(10))
+
+
+def test_models_have_a_section_that_says_what_happened_to_them(record_stream):
+    """A run that was slow because a breaker was open looks, without it, like a run without a reason."""
+    page = page_of_models(record_stream)
+
+    section = page.partition("<h2>Models</h2>")[2].partition("</section>")[0]
+    assert re.findall(r"<b>(.*?)</b><p>(.*?)</p>", section) == [
+        (
+            "openai:a",
+            "limit 2 → 4 · breaker opened once, open for 3.0 s, closed at the end · cooled down once, for 2.0 s",
+        ),
+        ("openai:b", "cooled down once, for 11.0 s · its key was refused at 7.0 s"),
+        ("title", "accepted 1 of 1 output (100 %) of openai:a"),
+        ("Second calls", "1, of which 0 won; the lost calls cost $0.0100"),
+    ]
+
+
+def test_a_models_limit_is_a_step_line_and_its_pauses_are_bars(record_stream):
+    """A limit holds until it changes: a slope between two of its values would be invented."""
+    section = page_of_models(record_stream).partition("<h2>Models</h2>")[2]
+
+    assert '<path class="s-limit" d="M0.0 51.0H500.0V6.0H1000"/>' in section
+    assert re.findall(r'<rect class="s-(\w+)" x="([\d.]+)%" y="3" width="([\d.]+)%"', section) == [
+        ("cooldown", "60.000", "20.000"),
+        ("breaker", "10.000", "30.000"),
+        ("cooldown", "90.000", "10.000"),
+    ]
+    assert "<title>cool-down · 6.0 s to 8.0 s</title>" in section
+
+
+def test_a_page_of_a_run_that_told_nothing_of_models_has_no_such_section(document_trace):
+    """An empty section is a question without an answer."""
+    page = render_html(document_trace)
+
+    assert "<h2>Models</h2>" not in page
+    assert "Spent" not in page
+    assert "Limit waits" not in page
+
+
+def test_waits_for_limits_and_money_have_tiles_and_columns(record_stream):
+    """The figures that decide what to do next stand at the top."""
+    run = record_stream().declare("title").ready(0, "title").queue("title", 6, ("tokens", 2.0), ("requests", 4.0))
+    run.attempt("title", 6, 8).finish(8, "title")
+    run.write(HedgeFinished(7, "title", None, 1, "openai:b", True, Cost(0.25, unpriced_calls=1)))
+
+    page = render_html(run.trace(8))
+
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert tiles["Limit waits"] == "6.0 s<small>mostly requests per minute</small>"
+    assert tiles["Spent"] == "$0.25<small>and 1 call of unknown price</small>"
+    heads = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", page)
+    assert heads[2:9] == ["Ready", "Took", "Requests/min", "Tokens/min", "Attempts", "Tries", "Cost"]
+
+
+def test_every_kind_of_segment_has_a_fill_and_every_wait_a_pattern(document_trace):
+    """A rectangle without a fill is black, and one without a pattern is a colour alone."""
+    page = render_html(document_trace)
+
+    for kind in SEGMENT_KINDS:
+        assert f".s-{kind} {{ fill: " in page
+        if kind != "attempt":
+            assert f".s-{kind} {{ fill: url(#p-{kind}); }}" in page
+            assert f'<pattern id="p-{kind}" ' in page
 
 
 def test_each_segment_of_a_bar_explains_itself(document_trace):
