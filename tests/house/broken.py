@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipeline_engine import Drop, Pipeline, PlanError, Timeout, compile_pipeline, run_pipeline, use
+from pipeline_engine import Budget, Drop, Model, Pipeline, PlanError, Timeout, compile_pipeline, run_pipeline, use
 
 __all__ = ["messages"]
 
@@ -235,11 +235,15 @@ BROKEN = [
 BINDINGS = [{}, {"fast": "openai:gpt-4o"}, {"fast": "offline:extractive", "strong": "offline:extractive"}]
 
 
+UNPRICED = Model("openai:my-own", api_key="sk-none", base_url="http://127.0.0.1:9/v1")
+
+
 def messages():
     """Return what is said of these pipelines: the codes, each with its messages."""
     found = {}
     attempts = [lambda pipeline=pipeline: compile_pipeline(pipeline) for pipeline in BROKEN]
     attempts += [lambda models=models: run_pipeline(asking(), {"document": ""}, models=models) for models in BINDINGS]
+    attempts.append(lambda: run_pipeline(asking(), {"document": ""}, models={"fast": UNPRICED}, budget=Budget(usd=1)))
     for attempt in attempts:
         try:
             attempt()
