@@ -8,11 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline_engine.resilience.retry import Again, is_throttled, is_transient, next_try
-
-# After the module of the same name has been loaded: from now on the package's `retry` is the decorator.
-from pipeline_engine.resilience.retrying import BackoffStrategy, retry  # isort: skip
-
 if TYPE_CHECKING:
     from pipeline_engine.errors import CircuitOpenError
     from pipeline_engine.resilience.breaker import CircuitBreaker
@@ -25,9 +20,9 @@ if TYPE_CHECKING:
         timeout_after,
     )
     from pipeline_engine.resilience.limiter import RateLimiter
+    from pipeline_engine.resilience.retrying import BackoffStrategy, retry
 
 __all__ = [
-    "Again",
     "BackoffStrategy",
     "CircuitBreaker",
     "CircuitOpenError",
@@ -35,9 +30,6 @@ __all__ = [
     "RateLimiter",
     "async_to_sync",
     "gather_with_limit",
-    "is_throttled",
-    "is_transient",
-    "next_try",
     "retry",
     "run_async",
     "run_in_executor",
@@ -48,12 +40,14 @@ __all__ = [
 ]
 
 _ROOM_OF = {
+    "BackoffStrategy": "resilience.retrying",
     "CircuitBreaker": "resilience.breaker",
     "CircuitOpenError": "errors",
     "CircuitState": "resilience.circuit",
     "RateLimiter": "resilience.limiter",
     "async_to_sync": "resilience.bridging",
     "gather_with_limit": "resilience.gathering",
+    "retry": "resilience.retrying",
     "run_async": "resilience.bridging",
     "run_in_executor": "resilience.bridging",
     "run_with_shield": "resilience.gathering",

@@ -9,7 +9,7 @@ import random
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from pipeline_engine.resilience.retry import is_throttled, next_try
+from pipeline_engine.resilience.retries import is_throttled, next_try
 from pipeline_engine.resilience.starting import name_of
 from pipeline_engine.resilience.telling import tell
 

@@ -347,13 +347,16 @@ def _candidates(
     candidates: list[Candidate | None] = list(chains.get(step.role, ())) if step.role else [None]
     for stage, role in enumerate(step.cascade, start=1):
         candidates += [replace(bound, stage=stage) for bound in chains.get(role, ())]
+    after = len(step.cascade) + 1 if step.cascade else 0
     for fallback in step.fallbacks:
         if isinstance(fallback, FallbackValue | FallbackStep):
             candidates.append(fallback)
-        elif isinstance(fallback, Role):
-            candidates.extend(chains.get(fallback.name, ()))
+            continue
+        if isinstance(fallback, Role):
+            models = chains.get(fallback.name, ())
         else:
-            candidates.extend(_chain(fallback, pool, problems, f"the fallback of step {step.name!r}"))
+            models = _chain(fallback, pool, problems, f"the fallback of step {step.name!r}")
+        candidates += [replace(bound, stage=after) for bound in models]
     for candidate in candidates:
         if isinstance(candidate, BoundModel) and not isinstance(candidate.model, CompletionModel):
             message = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline_engine.errors import ProviderError
 from pipeline_engine.resilience.ledger import Amount
-from pipeline_engine.resilience.retry import retry_hint
+from pipeline_engine.resilience.retries import retry_hint
 from pipeline_engine.resilience.verdicts import verdict_on
 from pipeline_engine.schedule.step_run import BoundModel
 from pipeline_engine.values import Completion, Cost, Embeddings, Text, Usage

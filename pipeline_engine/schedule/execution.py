@@ -26,7 +26,7 @@ from pipeline_engine.errors import (
 )
 from pipeline_engine.plan import FallbackValue, Plan, PlannedStep
 from pipeline_engine.resilience.circuit import CircuitState
-from pipeline_engine.resilience.retry import is_throttled, next_try
+from pipeline_engine.resilience.retries import is_throttled, next_try
 from pipeline_engine.schedule.admission import cancel_call, cost_of, end_call, size_of, start_call, tokens_needed
 from pipeline_engine.schedule.deadlines import begin_deadline, move_deadline, timeout_error
 from pipeline_engine.schedule.estimates import PlanEstimates
@@ -374,7 +374,7 @@ class Execution:
         if gate is not None:
             needed = self.spending.needed(step_run) if self.budgets else None
             if needed is not None:
-                lacking = self.spending.lacking(needed)
+                lacking = self.spending.exhausted() or self.spending.lacking(needed)
                 if lacking is not None:
                     self.spending.wait_for_room(step_run, lacking, needed, now)
                     return False
@@ -528,7 +528,7 @@ class Execution:
         """Take back a step run that waits, from wherever it does."""
         if step_run.ticket:
             self._tell_waits(step_run, trio.current_time())
-            self.scheduler.queue.withdraw(step_run)
+            self.scheduler.withdraw(step_run)
         for budget in self.budgets:
             budget.ledger.waiting.pop(step_run, None)
         self.linking.part(step_run)
@@ -838,6 +838,8 @@ class Execution:
 
     def _leave(self, step_run: StepRun) -> None:
         """End what was cancelled from outside, in its attempt or just before, without waiting for anything."""
+        # The run is over, though other steps of it may take their time to clean up: nobody waits for that.
+        self._end()
         if step_run.has_slot:
             step_run.has_slot = False
             self.scheduler.release()
@@ -863,8 +865,6 @@ class Execution:
             )
         if step_run.item is not None:
             self.emit(StepFinished(now, step_run.step.name, step_run.item, Stopped("cancelled")))
-        # The run is over, though other steps of it may take their time to clean up: nobody waits for that.
-        self._end()
         self.scheduler.dispatch()
 
     # After an attempt: what its result leads to
@@ -906,8 +906,10 @@ class Execution:
     def _goes_on_in_cascade(self, step_run: StepRun, value: Any, now: float, more: list[Decision]) -> bool:
         """Ask `accept=` about an output; if it is not good enough, go on to the cascade's next role."""
         step, candidate = step_run.step, step_run.candidate
-        if step.accept is None or not isinstance(candidate, BoundModel) or candidate.stage >= len(step.cascade):
-            return False  # the last role's output is taken as it is
+        if step.accept is None or step_run.substitute is not None or not isinstance(candidate, BoundModel):
+            return False
+        if candidate.stage >= len(step.cascade):
+            return False  # the last role's output is taken as it is, and so is that of a fallback
         try:
             is_accepted = step.accept(value)
             if not isinstance(is_accepted, bool):
@@ -917,7 +919,7 @@ class Execution:
         except Exception as raised:  # noqa: BLE001 - the user's own code: whatever it raises is the outcome
             self._fail_in_code(step_run, "accept", raised, now, more)
             return True
-        self.emit(OutputJudged(now, step.name, step_run.item, candidate.name, is_accepted))
+        self.emit(OutputJudged(now, step.name, step_run.item, self._answered_by(step_run), is_accepted))
         if is_accepted:
             return False
         candidates = self.candidates[step.index]

@@ -119,7 +119,7 @@ class _SecondCall(StepRun):
 
     def reconsider(self) -> None:
         """Give up: with its model in trouble, one more call is the last thing that is needed."""
-        self.execution.scheduler.queue.withdraw(self)
+        self.execution.scheduler.withdraw(self)
 
 
 class _Calls:
@@ -214,7 +214,7 @@ class _Calls:
         """Give back what a second call holds that has not ended; nothing here waits."""
         self._is_over = True
         if self._offered is not None:
-            self._execution.scheduler.queue.withdraw(self._offered)
+            self._execution.scheduler.withdraw(self._offered)
         if self._second_scope is not None:
             self._second_scope.cancel()
         second = self.second

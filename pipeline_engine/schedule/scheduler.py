@@ -121,6 +121,18 @@ class Scheduler:
             clock.turn(self.now(), "slot")
         return clock.read(self.now())
 
+    def withdraw(self, entry: Entry) -> None:
+        """Take back work that waits for its turn."""
+        self.queue.withdraw(entry)
+        if self._wakes and not self.queue.live:
+            self._forget_wakes()
+
+    def _forget_wakes(self) -> None:
+        """Nobody is left to be woken for."""
+        for _at, timer in self._wakes.values():
+            self.cancel(timer)
+        self._wakes.clear()
+
     def waits(self, gate: Gate, since: dict[QueueCause, float]) -> tuple[tuple[QueueCause, float], ...]:
         """Return how long somebody has waited for what; nothing if it was for slots alone."""
         clock = self._clocks.get(gate)
@@ -157,9 +169,7 @@ class Scheduler:
             finally:
                 self._is_dispatching = False
         if self._wakes and not queue.live:
-            for _at, timer in self._wakes.values():
-                self.cancel(timer)  # nobody is left to be woken for
-            self._wakes.clear()
+            self._forget_wakes()
         while self._afterwards and not self._is_dispatching:
             self._afterwards.pop(0)()
         if self.room_waiters and self.has_room:
@@ -226,7 +236,7 @@ class Scheduler:
         request.task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self.queue.withdraw(request)
+            self.withdraw(request)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)

@@ -480,7 +480,7 @@ class RunState:
         mapped.unsettled -= 1
         if (index, item) in self._demanded:
             self.unsettled -= 1
-        if isinstance(outcome, Failed) and mapped.closing is None and not step.is_on_demand:
+        if isinstance(outcome, Failed | Stopped) and mapped.closing is None and not step.is_on_demand:
             mapped.closing = outcome
             decisions.append(Close(index))
         for follower in self.plan.item_followers[index]:

@@ -46,7 +46,7 @@ class BoundModel:
     max_tokens: int | None = None
     """The cap of its replies in tokens, if it has one."""
     stage: int = 0
-    """Which role of the step's cascade it is bound to."""
+    """Which role of the step's cascade it is bound to; one more than the last for what follows the cascade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class StepRun:
             return None
         if isinstance(candidate, FallbackValue) or candidate is None:
             return "fallback:value"
-        is_of_cascade = isinstance(candidate, BoundModel) and candidate.stage > 0
+        is_of_cascade = isinstance(candidate, BoundModel) and 0 < candidate.stage <= len(self.step.cascade)
         return f"{'cascade' if is_of_cascade else 'fallback'}:{candidate.name}"
 
     @property

@@ -117,21 +117,6 @@ async def run(pipeline, models, inputs=None, **options):
     return result
 
 
-ITEMS = pytest.mark.xfail(
-    strict=True, reason="RunState._settle_item takes a Stopped item for a dropped one: the step is Completed without it"
-)
-QUEUED = pytest.mark.xfail(
-    strict=True, reason="Execution._take_needs does not ask spending.exhausted(): what was queued before is still sent"
-)
-ENDING = pytest.mark.xfail(
-    strict=True,
-    reason="Execution._leave lets waiters go before _end(): a cancelled run's own waits are judged",
-)
-JUDGED = pytest.mark.xfail(
-    strict=True,
-    reason="Execution._goes_on_in_cascade judges a substitute's output, and try_candidate asks the substitute for ever",
-)
-
 # What is reserved, what waits, and when it is over
 
 
@@ -339,7 +324,6 @@ async def test_a_step_without_model_calls_goes_on_after_the_budget_is_spent(auto
     assert (result["slow"], result["after"]) == ("read", "READ")
 
 
-@ITEMS
 async def test_a_mapped_step_with_stopped_items_is_stopped_itself(autojump_clock):
     """A list that silently lacks what the budget had no room for would pass for the whole."""
     result = await run(mapped(), {"fast": model()}, {"texts": [TEXT] * 5}, budget=Budget(tokens=400))
@@ -374,7 +358,6 @@ async def test_nothing_at_all_is_sent_after_stop_not_even_what_would_fit(autojum
     assert result.outcome("small") == Stopped("the run's budget of 500 tokens is spent")
 
 
-@QUEUED
 async def test_what_waited_in_the_queue_when_the_budget_was_spent_is_not_sent(autojump_clock):
     """The same holds for calls that were ready before, and waited for their model."""
     pipeline = Pipeline("sizes", inputs={"document": str})
@@ -516,7 +499,6 @@ async def test_what_is_asked_instead_counts_too_and_ends_where_the_budget_does(a
     assert stream.stopped_by == "the batch's budget of $0.35 is spent"
 
 
-@JUDGED
 async def test_a_cascade_takes_the_output_of_the_model_asked_instead_as_it_is(autojump_clock, tmp_path):
     """There is nobody stronger that the budget would pay: to judge it and ask it again would never end."""
     pipeline = Pipeline("one", inputs={"document": str})
@@ -610,7 +592,6 @@ async def test_streamed_steps_and_embed_steps_are_in_the_budget(autojump_clock):
     assert isinstance(one.outcome("ask"), Stopped)
 
 
-@ITEMS
 async def test_an_embed_step_that_the_budget_does_not_hold_is_stopped(autojump_clock):
     """An empty list of vectors for two texts would be a silent loss."""
     pipeline = Pipeline("vectors", inputs={"texts": list[str]})
@@ -745,7 +726,6 @@ async def test_a_step_timeout_ends_a_wait_for_the_budget_with_the_first_value(au
     assert result.trace["ask"].ended_at - result.trace.started_at == 6
 
 
-@ENDING
 async def test_a_runs_timeout_ends_a_wait_for_the_budget(autojump_clock):
     """And names itself, not the budget."""
     pipeline = Pipeline("two", inputs={"document": str})
@@ -781,7 +761,6 @@ async def test_a_document_cancelled_while_it_waits_leaves_the_books_as_they_were
     assert budget.ledger.spent.tokens == 200
 
 
-@ENDING
 async def test_a_cancelled_documents_own_wait_does_not_declare_the_batchs_budget_spent(autojump_clock):
     """The document is gone: what it would have needed says nothing about what the others need."""
     pipeline = Pipeline("two", inputs={"document": str})

@@ -252,10 +252,6 @@ async def test_when_all_roles_fail_the_fallbacks_follow_in_their_order(autojump_
     assert result.status == "completed"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Execution._goes_on_in_cascade takes a fallback model (stage 0) for one of the first role, and judges it",
-)
 async def test_what_a_fallback_model_gives_is_taken_as_it_is(autojump_clock):
     """It comes after the last role: to refuse it would leave the step with nothing, though an output is there."""
     models = {"cheap": named("a", NO), "strong": named("b", NO), "other": named("c", "not so good")}
@@ -273,7 +269,6 @@ async def test_when_the_last_role_fails_the_refused_output_does_not_come_back(au
     assert result.outcome("ask") == Completed("value", via="fallback:value")
 
 
-@pytest.mark.xfail(strict=True, reason="Execution._goes_on_in_cascade names the candidate, not who has answered")
 async def test_the_model_that_has_answered_is_the_one_that_is_judged(autojump_clock):
     """Acceptance per model is what a user tunes a cascade by."""
     slow = ScriptedModel({"*": Reply("bad", latency=30)}, name="scripted:slow")

@@ -222,6 +222,7 @@ async def test_while_its_probes_are_on_their_way_it_refuses_without_a_hint(virtu
 
 
 @given(st.floats(0, 1e9), st.floats(0.01, 1e4), st.floats(0, 0.9))
+@example(0.846802304164842, 3329.0124465233544, 0.3312971994650842)
 @example(1e9 / 7, 0.1, 0.3)
 def test_who_sleeps_for_the_hint_is_let_through(begins_at, timeout, share):
     """Sums of floats may end a hair before the instant; then the attempt would be refused once more."""

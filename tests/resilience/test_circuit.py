@@ -14,6 +14,13 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 LEGAL = {(CLOSED, OPEN), (OPEN, HALF_OPEN), (HALF_OPEN, OPEN), (HALF_OPEN, CLOSED)}
 
 
+def has_failed(breaker, votes, now):
+    """Apply the rule as the documentation has it to all votes."""
+    living = [failed for at, failed in votes if at > now - breaker.window]
+    needed = breaker.failure_threshold
+    return sum(living) >= needed and (all(living[-needed:]) or sum(living) >= len(living) / 2)
+
+
 class CircuitMachine(RuleBasedStateMachine):
     """Start, end and cancel calls as time goes by, in any order."""
 
@@ -80,14 +87,8 @@ class CircuitMachine(RuleBasedStateMachine):
                 self.become(CLOSED)
             return
         self.votes.append((self.now, is_failure))
-        if is_failure and self.has_failed():
+        if is_failure and has_failed(self.circuit.breaker, self.votes, self.now):
             self.become(OPEN)
-
-    def has_failed(self):
-        """The rule as the documentation has it."""
-        needed, window = self.circuit.breaker.failure_threshold, self.circuit.breaker.window
-        living = [failed for at, failed in self.votes if at > self.now - window]
-        return sum(living) >= needed and (all(living[-needed:]) or sum(living) >= len(living) / 2)
 
     @rule(is_meant=st.sampled_from([False] * 9 + [True]))  # more often, and little else would ever happen
     def reset(self, is_meant):
@@ -118,6 +119,24 @@ class CircuitMachine(RuleBasedStateMachine):
 
 
 TestCircuitMachine = CircuitMachine.TestCase
+
+
+@given(
+    failures=st.integers(1, 4),
+    window=st.integers(1, 12),
+    votes=st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 2, 5]), st.booleans()), max_size=40),
+)
+def test_it_opens_at_the_very_vote_at_which_the_rule_says_so(failures, window, votes):
+    """One vote too early is a false alarm, one too late is a call to what is known to be down."""
+    circuit, now, given = Circuit(Breaker(failures, window)), 0.0, []
+    for gap, is_failure in votes:
+        now += gap
+        given.append((now, is_failure))
+        circuit.leave(circuit.enter(now), now, is_failure=is_failure)
+        should_open = is_failure and has_failed(circuit.breaker, given, now)
+        assert circuit.state is (OPEN if should_open else CLOSED)
+        if should_open:
+            return
 
 
 def opened(**numbers):

@@ -16,7 +16,7 @@ from pipeline_engine.errors import (
     StepTimeoutError,
     UnavailableError,
 )
-from pipeline_engine.resilience.retry import Again, is_throttled, is_transient, jittered, next_try, retry_hint
+from pipeline_engine.resilience.retries import Again, is_throttled, is_transient, jittered, next_try, retry_hint
 
 DOWN = UnavailableError("is down.", model="a:b", kind="server", status=500)
 PLAIN = Retry(attempts=4, base_delay=1, max_delay=60, jitter="none")
