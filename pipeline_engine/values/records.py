@@ -3,8 +3,8 @@
 The records of one run come in order. Those of one step (or of one item of a mapped step) follow
 this grammar, so that each instant between ready and finished belongs to exactly one segment:
 
-    StepReady  (WaitStarted WaitEnded | [QueueLeft] AttemptStarted AttemptFinished [RepairAsked])*
-               [WaitStarted] [QueueLeft] StepFinished
+    StepReady  (WaitStarted WaitEnded | QueueLeft | AttemptStarted AttemptFinished [RepairAsked])*
+               [WaitStarted] StepFinished
 
 From `StepReady`, `WaitEnded` and `RepairAsked` on, a step waits for its turn: for a slot, unless `QueueLeft`
 says that it was for something else; from `AttemptStarted` on it is being tried; from `AttemptFinished` on its

@@ -5,9 +5,11 @@ from importlib import import_module
 
 from tests.benchmarks.measuring import print_setting, pure_python_milliseconds
 
-BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering", "workflows")
-LONG = ("calls",)
+BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering", "workflows", "policies")
+LONG = ("throughput", "adaptive", "calls")
 """Those that are only run by name."""
+MODULES = {"adaptive": "adaptive_loop"}
+"""Those whose module has another name."""
 
 
 def main(names: list[str]) -> None:
@@ -17,7 +19,7 @@ def main(names: list[str]) -> None:
     print_setting()
     before = pure_python_milliseconds()
     for name in names or BENCHMARKS:
-        import_module(f"tests.benchmarks.{name}").main()
+        import_module(f"tests.benchmarks.{MODULES.get(name, name)}").main()
     after = pure_python_milliseconds()
     remark = "" if abs(after / before - 1) < 0.2 else " NOISY: the machine itself changed by more than a fifth."
     print(f"\nA fixed loop of pure Python took {before:.0f} ms at the start and {after:.0f} ms at the end.{remark}")

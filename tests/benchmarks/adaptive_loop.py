@@ -2,8 +2,8 @@
 
 The whole engine, and a server that refuses each call beyond its capacity: after 50 ms, with a 429 and no
 hint. Its calls take two seconds, and there are more documents than it can serve for 20 minutes. In half of
-the rows its capacity is halved at minute 7 and doubled at minute 14. The limit may be 20 % off, and less than
-2 % of the calls may be refused. `python -m tests.benchmarks.adaptive_loop --long` adds a server that bears
+the rows its capacity is halved at minute 7 and doubled at minute 14. The limit may be 20 % off (or one), and less
+than 2 % of the calls may be refused. `python -m tests.benchmarks.adaptive_loop --long` adds a server that bears
 512: two minutes and more of processor time.
 """
 
@@ -94,7 +94,7 @@ class Found:
     """What became of the limit in one phase."""
 
     after: float | None
-    """Seconds until it was within 20 % and as many as 30 s long stayed there; None if it never was."""
+    """Seconds until it was within 20 % and stayed there for half a minute; None if it never did."""
     within: float
     """The share of time from then on in which it was."""
     mean: float
@@ -104,13 +104,14 @@ class Found:
 def found_in(phase: Phase, limits: Sequence[tuple[float, int]]) -> Found:
     """Judge the limit in one phase."""
     spans = [
-        (max(since, phase.since), min(until, phase.until), limit / phase.capacity)
+        (max(since, phase.since), min(until, phase.until), limit)
         for (since, limit), (until, _) in pairwise([*limits, (phase.until, 0)])
         if since < phase.until and until > phase.since
     ]
+    most_off = max(1.0, MOST_OFF * phase.capacity)  # limits are whole: of 4, 20 % would be none
     since = None
-    for begin, _, share in spans:
-        if abs(share - 1) > MOST_OFF:
+    for begin, _, limit in spans:
+        if abs(limit - phase.capacity) > most_off:
             since = None
         elif since is None:
             since = begin
@@ -118,11 +119,11 @@ def found_in(phase: Phase, limits: Sequence[tuple[float, int]]) -> Found:
             break
     if since is None:
         return Found(None, 0.0, 0.0)
-    later = [(until - begin, share) for begin, until, share in spans if begin >= since]
+    later = [(until - begin, limit) for begin, until, limit in spans if begin >= since]
     seconds = sum(length for length, _ in later)
-    within = sum(length for length, share in later if abs(share - 1) <= MOST_OFF)
-    mean = sum(length * share for length, share in later)
-    return Found(since - phase.since, within / seconds, mean / seconds)
+    within = sum(length for length, limit in later if abs(limit - phase.capacity) <= most_off)
+    mean = sum(length * limit for length, limit in later)
+    return Found(since - phase.since, within / seconds, mean / seconds / phase.capacity)
 
 
 def run(phases: Sequence[Phase], spread: float) -> tuple[Server, Changes, float]:

@@ -3,8 +3,8 @@
 Replies take as long as real ones did (`traces/cassette_latency.csv`, OpenAI's whole replies: half a second to
 minutes), and requests and replies are as large as real ones were (`traces/azure_2023_conv_10k.csv`). Of all
 calls 5 % fail: with a 500, by never answering, and a few with a 429 that asks for 1 to 5 seconds, after which
-its model cools down for everybody. Measured is what was used from the first saturation to the admission of
-the last document, divided by what the bound allows there. Seconds in which the model was told to cool down
+its model cools down for everybody. Measured is what was used from the first saturation to the start of
+the last document's first call, divided by what the bound allows there. Seconds in which the model was told to cool down
 are taken out; what a rate saves up meanwhile, its burst, is not. The data come from the folder that
 PIPELINE_ENGINE_DATA names.
 """
@@ -37,7 +37,7 @@ from pipeline_engine import (
     Usage,
     iter_batch_async,
 )
-from pipeline_engine.values import CooldownStarted, QueueLeft, Record, Request, RunStarted, current_step
+from pipeline_engine.values import AttemptStarted, CooldownStarted, QueueLeft, Record, Request, current_step
 from pipelines.document import Title
 from pipelines.document import pipeline as five_steps
 from tests.benchmarks.measuring import print_table
@@ -185,7 +185,7 @@ class Measured:
     share: float
     calls: int
     seconds: float
-    """Virtual ones, from the first saturation to the last admission."""
+    """Virtual ones, from the first saturation to the last document's first call."""
     cooling: float
     """The part of them in which the bound model was told to cool down."""
     cooldowns: int
@@ -215,7 +215,8 @@ def measure(traffic: Traffic, name: str, binding: Binding, slots: int, calls: in
     fast = Server("simulated:fast", traffic, load, seed, limits)
     strong = Server("simulated:strong", traffic, load, seed + 1)
     models = {"fast": fast, "strong": strong} if calls_each > 1 else {"fast": fast}
-    records: list[Record] = []
+    records: list[CooldownStarted | QueueLeft] = []
+    first_calls: list[float] = []
     statuses: list[str] = []
 
     async def documents() -> AsyncIterator[Document]:
@@ -231,12 +232,11 @@ def measure(traffic: Traffic, name: str, binding: Binding, slots: int, calls: in
         ):
             async for result in results:
                 statuses.append(result.status)
-                records.extend(
-                    record for record in result.records if isinstance(record, RunStarted | CooldownStarted | QueueLeft)
-                )
+                first_calls.append(next(record.at for record in result.records if isinstance(record, AttemptStarted)))
+                records.extend(record for record in result.records if isinstance(record, CooldownStarted | QueueLeft))
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
-    end = max(record.at for record in records if isinstance(record, RunStarted))
+    end = max(first_calls)
     start = load.saturated_at if binding == "slots" else _first_wait(records, binding)
     told = [record for record in records if isinstance(record, CooldownStarted) and record.model == fast.name]
     cooled = _within(_united((record.at, record.until) for record in told), start, end)
