@@ -137,7 +137,8 @@ class Governor:
     ) -> None:
         self.model = model
         self.capacity = capacity
-        self.limits = limits
+        self.limits: Limits | None = None
+        self.breaker: Breaker | None = None
         self.credential = credential or Credential()
         self.credential.governors.append(self)
         self.in_flight = 0
@@ -159,11 +160,18 @@ class Governor:
         self._pace: Rate | None = None
         self._pace_until = -math.inf
         self._retries = _FIRST_RETRIES
-        self._retry_share = limits.max_retry_share if limits is not None else None
+        self._retry_share: float | None = None
         self._now = 0.0
-        if breaker is not None:
+        self.adopt(limits, breaker)
+
+    def adopt(self, limits: Limits | None, breaker: Breaker | None) -> None:
+        """Take over limits and a breaker, where none are known so far."""
+        if self.breaker is None and breaker is not None:
+            self.breaker = breaker
             self.circuit = Circuit(breaker, self._breaker_changed)
-        if limits is not None:
+        if self.limits is None and limits is not None:
+            self.limits = limits
+            self._retry_share = limits.max_retry_share
             self._limit_by(limits)
 
     def _limit_by(self, limits: Limits) -> None:

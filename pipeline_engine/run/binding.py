@@ -128,12 +128,14 @@ class ModelPool:
             )
             self._remember(place, governor, model)
             return governor
-        governor, first = known
-        if isinstance(first, Model) and (first.limits, first.breaker) != (model.limits, model.breaker):
-            raise ValueError(
-                f"{model.name!r} is bound twice with different limits= or breaker=. "
-                "They belong to the model at its provider: give the same ones everywhere."
-            )
+        governor = known[0]
+        for said, here in ((governor.limits, model.limits), (governor.breaker, model.breaker)):
+            if said is not None and here is not None and said != here:
+                raise ValueError(
+                    f"{model.name!r} is bound twice, with {said!r} and with {here!r}. "
+                    "They belong to the model at its provider: give the same ones everywhere, or only once."
+                )
+        governor.adopt(model.limits, model.breaker)
         return governor
 
     def _remember(self, place: Hashable, governor: Governor, model: object) -> None:
