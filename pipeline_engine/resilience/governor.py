@@ -193,10 +193,15 @@ class Governor:
         """Whether a call must bring an estimate of its tokens: calls of different size wait differently then."""
         return self._own_tokens is not None or "tokens" in self._told
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether calls may have to wait for one another, so that their order counts."""
-        return bool(self._rates) or self.circuit is not None or self.max_in_flight < math.inf
+    def has_room_for(self, calls: int, now: float, tokens: float = 0.0) -> bool:
+        """Whether so many calls of this size could all start now, so that their order makes no difference."""
+        if self.in_flight + calls > self.max_in_flight or self._pace is not None or now < self.cool_until:
+            return False
+        if self.circuit is not None and self.circuit.state is not CircuitState.CLOSED:
+            return False
+        return all(
+            rate.available(now) >= (calls if cause == "requests" else calls * tokens) for cause, rate in self._rates
+        )
 
     @property
     def most_tokens(self) -> float:

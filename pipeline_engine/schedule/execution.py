@@ -303,7 +303,7 @@ class Execution:
             return None
         if self.plan.has_linked_calls:
             ready = [step_run for step_run in ready if not self.linking.waits_for_another(step_run, now)]
-        if scheduler.arriving and any(step_run.gate is not None and step_run.gate.is_limited for step_run in ready):
+        if scheduler.arriving and self._order_counts(ready, now):
             # Documents that came at the same instant begin in an order of trio's: the last one dispatches for all.
             for step_run in ready:
                 self._enqueue(step_run)
@@ -331,6 +331,14 @@ class Execution:
         self._takes_next, self._next = around
         self._wake_if_over()
         return kept
+
+    def _order_counts(self, ready: list[StepRun], now: float) -> bool:
+        """Whether what is ready may have to wait for what is about to come, or that for it."""
+        calls = (self.scheduler.arriving + 1) * len(ready)
+        return any(
+            step_run.gate is not None and not step_run.gate.has_room_for(calls, now, step_run.tokens)
+            for step_run in ready
+        )
 
     def _start_at_once(self, step_run: StepRun, now: float) -> bool:
         """Take a free slot and all that the call needs; else let it wait for its turn."""

@@ -1,4 +1,4 @@
-"""How much of a bound batches use that meet failures: of the slots, of requests or of tokens per minute, in virtual time.
+"""How much of their bound batches use that meet failures: of slots, of requests or of tokens a minute; in virtual time.
 
 Replies take as long as real ones did (`traces/cassette_latency.csv`, OpenAI's whole replies: half a second to
 minutes), and requests and replies are as large as real ones were (`traces/azure_2023_conv_10k.csv`). Of all
@@ -44,7 +44,7 @@ from tests.benchmarks.measuring import print_table
 
 __all__ = ["Measured", "Traffic", "measure"]
 
-CALLS = {10: 5_000, 32: 5_000, 100: 8_000, 320: 12_000, 1_000: 30_000}
+CALLS = {10: 4_000, 32: 4_000, 100: 6_000, 320: 10_000, 1_000: 24_000}
 """For each number of slots, how many calls a batch comes to: minutes of virtual time, and the ramp takes seconds."""
 LEAST_SHARE = 0.95
 FAILING = 0.05
