@@ -313,7 +313,7 @@ class ParkedError(RejectedError):
 
     def __init__(self, model: str, cause: Exception) -> None:
         super().__init__(
-            f"was not asked, because an earlier call was refused: {cause}. "
+            f"was not asked, because an earlier call was refused: {str(cause).rstrip('.')}. "
             "Set that right; then start anew, or call engine.reset()",
             model=model,
             kind="parked",

@@ -41,7 +41,11 @@ class Budget:
         if self.usd is None and self.tokens is None:
             raise ValueError("Budget(): give usd=, tokens=, or both.")
         for name, value in (("usd", self.usd), ("tokens", self.tokens)):
-            if value is not None and (isinstance(value, bool) or not isfinite(value) or value <= 0):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"Budget({name}={value!r}): a cap is a number, such as 5.")
+            if not isfinite(value) or value <= 0:
                 raise ValueError(
                     f"Budget({name}={value!r}): a cap is a positive number; leave it out where there is none."
                 )

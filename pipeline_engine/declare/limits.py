@@ -14,10 +14,12 @@ __all__ = ["Breaker", "Limits"]
 
 def _require_positive(what: str, given: dict[str, float | None]) -> None:
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isfinite(value) or value <= 0):
-            raise ValueError(
-                f"{what}({name}={value!r}): it is a positive number; leave it out where nothing bounds it."
-            )
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{what}({name}={value!r}): it is a number, such as 60.")
+        if not isfinite(value) or value <= 0:
+            raise ValueError(f"{what}({name}={value!r}): it is a positive number.")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,3 +117,8 @@ class Breaker:
     def __post_init__(self) -> None:
         given = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "on_state_change"}
         _require_positive("Breaker", given)
+        for name in ("failure_threshold", "success_threshold"):
+            if given[name] != int(given[name]):
+                raise ValueError(f"Breaker({name}={given[name]}): it is a whole number, 1 or more.")
+        if self.on_state_change is not None and not callable(self.on_state_change):
+            raise TypeError(f"Breaker(on_state_change={self.on_state_change!r}): a function of the old and new state.")

@@ -558,8 +558,14 @@ def _roles(
             raise TypeError("llm(…) takes a role, or cascade=[…] together with accept=.")
         roles: Sequence[str | Role] = [role]
     else:
-        if role is not None or accept is None or isinstance(cascade, str) or len(cascade) < 2:
-            raise TypeError("llm(…) takes cascade=[…] of two roles or more and accept=, and no role beside them.")
+        if role is not None:
+            raise TypeError(f"llm(…): cascade={cascade!r} and the role {role!r} were given; give one of them.")
+        if accept is None or not callable(accept):
+            raise TypeError("llm(…): cascade=[…] needs accept=, a function that says whether an output is good enough.")
+        if isinstance(cascade, str) or not all(isinstance(given, str | Role) for given in cascade):
+            raise TypeError(f"llm(…): cascade={cascade!r} is no list of roles, such as ['fast', 'strong'].")
+        if len(set(cascade)) < max(2, len(cascade)):
+            raise TypeError(f"llm(…): cascade={cascade!r} does not name two different roles or more.")
         roles = cascade
     return tuple(given.name if isinstance(given, Role) else given for given in roles)
 

@@ -219,7 +219,9 @@ class Hedge:
             _require(is_percentile, f'Hedge(after={self.after!r}): seconds, or a percentile such as "p95".')
         else:
             _require(self.after > 0, f"Hedge(after={self.after}): a positive number of seconds.")
-        _require(0 < self.max_extra <= 1, f"Hedge(max_extra={self.max_extra}): a share between 0 and 1.")
+        given: object = self.max_extra
+        is_share = isinstance(given, int | float) and 0 < given <= 1
+        _require(is_share, f"Hedge(max_extra={self.max_extra!r}): a share, more than 0 and at most 1, such as 0.05.")
 
     @property
     def percentile(self) -> float | None:

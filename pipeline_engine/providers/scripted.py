@@ -112,6 +112,10 @@ class ScriptedModel:
         breaker: Breaker | None = None,
         max_tokens: int | None = None,
     ) -> None:
+        given: tuple[tuple[object, type], ...] = ((limits, Limits), (breaker, Breaker))
+        for value, kind in given:
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"ScriptedModel takes a {kind.__name__}(…) here, not {value!r}.")
         self.name = name
         self.limits = limits
         self.breaker = breaker

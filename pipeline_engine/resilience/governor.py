@@ -193,15 +193,13 @@ class Governor:
         """Whether a call must bring an estimate of its tokens: calls of different size wait differently then."""
         return self._own_tokens is not None or "tokens" in self._told
 
-    def has_room_for(self, calls: int, now: float, tokens: float = 0.0) -> bool:
-        """Whether so many calls of this size could all start now, so that their order makes no difference."""
+    def has_room_for(self, calls: int, now: float) -> bool:
+        """Whether so many calls of any size could all start now, so that their order makes no difference."""
         if self.in_flight + calls > self.max_in_flight or self._pace is not None or now < self.cool_until:
             return False
         if self.circuit is not None and self.circuit.state is not CircuitState.CLOSED:
             return False
-        return all(
-            rate.available(now) >= (calls if cause == "requests" else calls * tokens) for cause, rate in self._rates
-        )
+        return all(cause == "requests" and rate.available(now) >= calls for cause, rate in self._rates)
 
     @property
     def most_tokens(self) -> float:
@@ -348,14 +346,15 @@ class Governor:
         if tokens > self.most_tokens:
             return LimitError(self.model, tokens, self.most_tokens)
         if self.cool_until >= deadline and self.cool_until > now:
-            wait = self.cool_until - now
-            return RateLimitError(
-                f"is cooling down for {wait:.0f} s more, which is beyond this step's deadline",
-                model=self.model,
-                kind="cooling_down",
-                retry_after=wait,
-            )
+            return self.cooling_error(now, "which is beyond the step's or the run's deadline")
         return None
+
+    def cooling_error(self, now: float, why: str) -> RateLimitError:
+        """Return the error of a call that is not kept waiting for the end of a cool-down."""
+        wait = self.cool_until - now
+        return RateLimitError(
+            f"is cooling down for {wait:.0f} s more, {why}", model=self.model, kind="cooling_down", retry_after=wait
+        )
 
     def reset(self, now: float) -> None:
         """Forget a refused key, a cool-down, and all evidence against the model."""

@@ -104,6 +104,11 @@ class Ledger:
             del self.waiting[waiter]
         return taken
 
+    @property
+    def exhaustion(self) -> str:
+        """Say that nothing more is sent, to whoever asks why a step was stopped."""
+        return f"{self} has no room for another call"
+
     def __str__(self) -> str:
         caps = []
         if self.budget.usd is not None:

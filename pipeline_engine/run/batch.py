@@ -98,7 +98,7 @@ class BatchResult:
     out: Path | None = None
     """The file with every result."""
     stopped_by: str | None = None
-    """What ended the batch before all documents were read: its timeout, or its budget. None if they were."""
+    """What ended the batch early: its timeout, or its budget. None if nothing did."""
 
     @property
     def is_complete(self) -> bool:
@@ -174,7 +174,7 @@ class BatchStream:
         self.duplicates = 0
         """How many documents came a second time with equal content."""
         self.stopped_by: str | None = None
-        """What ended the batch before all of its documents were read."""
+        """What ended the batch early."""
 
     async def __aenter__(self) -> Self:
         if self._timeout is not None:
@@ -233,6 +233,8 @@ class BatchStream:
                 except Exception as error:  # noqa: BLE001 - told after the documents that came before it
                     error.add_note("Raised by the iterable of documents; the documents before it were run.")
                     self._failure = error
+            if self.stopped_by is None and self._budget is not None and self._budget.ledger.is_exhausted:
+                self.stopped_by = self._budget.ledger.exhaustion  # all were read, and some of them stopped
 
     async def _next(self, documents: AsyncGenerator[Mapping[str, Any] | Document, None]) -> Document | None:
         """Return the next document once it may be admitted; None at the end, or when time is up."""
@@ -241,9 +243,9 @@ class BatchStream:
                 named = self._named(document)
                 if named is not None:
                     await self._wait_for_place()
-                    await self._engine.scheduler.wait_for_room(self._priority)
+                    await self._engine.scheduler.wait_for_room(self._priority, self)
                     if self._budget is not None and self._budget.ledger.is_exhausted:
-                        self.stopped_by = f"{self._budget.ledger} is spent"
+                        self.stopped_by = self._budget.ledger.exhaustion
                         return None
                     if trio.current_time() < self._deadline:
                         return named

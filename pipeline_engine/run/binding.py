@@ -90,6 +90,10 @@ class ModelPool:
     def _govern_object(self, name: str, model: Any) -> Governor:
         """Return the governor of a model object, which may say its own limits and breaker."""
         limits, breaker = getattr(model, "limits", None), getattr(model, "breaker", None)
+        if not isinstance(limits, Limits | None) or not isinstance(breaker, Breaker | None):
+            _log.warning(
+                "model %r: its attributes limits and breaker are no Limits(…) and Breaker(…), and are not used", name
+            )
         known = self._governors.get(id(model))
         if known is not None:
             return known[0]
@@ -283,6 +287,8 @@ class BoundPlan:
         """
         if budget is None:
             return None
+        if not isinstance(budget, Budget):
+            raise TypeError(f"a budget is a Budget(…), not {budget!r}. Say Budget(usd=…) or Budget(tokens=…).")
         problems: list[Problem] = []
         instead: tuple[BoundModel, ...] = ()
         if not isinstance(budget.on_exhausted, str):

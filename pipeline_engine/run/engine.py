@@ -150,6 +150,8 @@ class Engine:
             KeyError: If no such model was bound.
         """
         governors = self._pool.governors
+        if model is not None and model not in governors:
+            raise KeyError(f"{model!r} was bound to nothing here; there are {sorted(governors)}.")
         for governor in governors.values() if model is None else [governors[model]]:
             governor.reset(self._scheduler.now())
         self._scheduler.dispatch()

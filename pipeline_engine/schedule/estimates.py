@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from pipeline_engine.schedule.ordering import best_order, longest_paths
-from pipeline_engine.text import sentence_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pipeline_engine.plan import Plan
 
 __all__ = ["PlanEstimates", "StepEstimate"]
@@ -137,15 +135,16 @@ class PlanEstimates:
         steps: list[StepEstimate] | None = None,
     ) -> None:
         self._plan = plan
+        if not isinstance(seconds, Mapping | None):
+            raise TypeError(f"estimates= maps steps' names to seconds, such as {{'summary': 8.0}}, not {seconds!r}.")
         self._given = dict(seconds or {})
         self._is_outdated = False
         unknown = sorted(set(self._given) - set(plan.index_of))
-        wrong = [name for name, given in self._given.items() if not (isfinite(given) and given >= 0)]
+        wrong = [name for name, given in self._given.items() if not _is_seconds(given)]
         if unknown or wrong:
-            raise ValueError(
-                f"estimates= takes seconds for steps of pipeline {plan.name!r}; {sentence_list(unknown + wrong)} "
-                f"{'is not such a step' if unknown else 'has no number of seconds'}."
-            )
+            reasons = [f"{name!r} is no step of it" for name in unknown]
+            reasons += [f"{name!r} has {self._given[name]!r}, which is no number of seconds" for name in wrong]
+            raise ValueError(f"estimates= does not fit pipeline {plan.name!r}: {', '.join(reasons)}.")
         self.steps = [StepEstimate() for _ in plan.steps] if steps is None else steps
         if seconds and slots is not None and all(step.name in seconds for step in plan.steps):
             known = tuple(float(seconds[step.name]) for step in plan.steps)
@@ -178,6 +177,10 @@ class PlanEstimates:
         # In units, not in seconds: what waits already was ranked before, and must stay comparable.
         lengths = [known.get(step.index, unit) / unit for step in self._plan.steps]
         self.ranks = [-longest for longest in longest_paths(followers_of(self._plan), lengths)]
+
+
+def _is_seconds(given: object) -> bool:
+    return isinstance(given, int | float) and isfinite(given) and given >= 0
 
 
 def followers_of(plan: Plan) -> tuple[tuple[int, ...], ...]:

@@ -193,6 +193,7 @@ class Execution:
                 await self._run()
             finally:
                 self._stop("cancelled")
+                self._let_go()
             return
         self.deadline = trio.current_time() + timeout
         reason = "cancelled"
@@ -203,6 +204,11 @@ class Execution:
                 reason = stopped_by or f"the run's timeout of {timeout:g} s"
         finally:
             self._stop(reason)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Part with the helpers that hold this run: in a circle it would live on until a full collection."""
+        del self.spending, self.linking
 
     async def _run(self) -> None:
         caller = RUNNING_STEP.get()
@@ -334,11 +340,10 @@ class Execution:
 
     def _order_counts(self, ready: list[StepRun], now: float) -> bool:
         """Whether what is ready may have to wait for what is about to come, or that for it."""
-        calls = (self.scheduler.arriving + 1) * len(ready)
-        return any(
-            step_run.gate is not None and not step_run.gate.has_room_for(calls, now, step_run.tokens)
-            for step_run in ready
-        )
+        scheduler = self.scheduler
+        coming = (scheduler.arriving + 1) * len(ready)
+        gates = {step_run.gate for step_run in ready if step_run.gate is not None}
+        return any(not gate.has_room_for(coming + scheduler.queue.waiting(gate), now) for gate in gates)
 
     def _start_at_once(self, step_run: StepRun, now: float) -> bool:
         """Take a free slot and all that the call needs; else let it wait for its turn."""
@@ -352,6 +357,8 @@ class Execution:
         return True
 
     def _enqueue(self, step_run: StepRun) -> None:
+        if step_run.gate is not None:
+            self._bound_wait(step_run, step_run.gate, self.scheduler.now())
         self.wait(step_run)
         step_run.waits_since = self.scheduler.enqueue(step_run)
 
@@ -626,8 +633,26 @@ class Execution:
         return False
 
     def _detour(self, step_run: StepRun, governor: Governor, now: float) -> Detour | None:
-        deadline = min(step_run.deadline, self.deadline)
-        return detour(step_run, governor, self.candidates[step_run.step.index], now, deadline)
+        step = step_run.step
+        deadline = step_run.deadline
+        if deadline == math.inf and step.step_seconds is not None:
+            deadline = now + step.step_seconds  # it has not begun: no wait is worth more than all it may take
+        return detour(step_run, governor, self.candidates[step.index], now, min(deadline, self.deadline))
+
+    def _bound_wait(self, step_run: StepRun, governor: Governor, now: float) -> None:
+        """Let a wait for a model that is down count against the step's timeout, also before its first attempt."""
+        seconds = step_run.step.step_seconds
+        if seconds is None or step_run.attempt:
+            return
+        is_down = governor.kept_away_until(now) > now
+        if is_down and step_run.deadline == math.inf:
+            step_run.deadline = now + seconds
+        elif not is_down and step_run.deadline < math.inf:
+            # It is well again: from here on it is a queue like any other.
+            step_run.deadline = math.inf
+            if step_run.timer is not None:
+                self.scheduler.cancel(step_run.timer)
+                step_run.timer = None
 
     def reconsider(self, step_run: StepRun) -> None:
         """Let a call that waits for its model go elsewhere, if the model has become of no use to it."""
@@ -636,6 +661,8 @@ class Execution:
         if not step_run.ticket or self.is_ending or governor is None:
             return
         if self._detour(step_run, governor, now) is None:
+            self._bound_wait(step_run, governor, now)
+            self.wait(step_run)
             return
         self.resume(step_run)
         self.withdraw(step_run)
@@ -649,7 +676,7 @@ class Execution:
             self.emit(record)
             if isinstance(record, BreakerChanged):
                 _log.warning("model %r: breaker %s, was %s", governor.model, record.after, record.before)
-                is_bad = is_bad or record.after != "closed"
+                is_bad = True  # or good news, for those who wait
                 on_change = governor.circuit.breaker.on_state_change if governor.circuit is not None else None
                 if on_change is not None:
                     states = CircuitState(record.before), CircuitState(record.after)
@@ -1028,6 +1055,11 @@ class Execution:
         if again is None or (step_run.gate is not None and not step_run.gate.may_retry()):
             self.next_candidate(step_run, error, now, more)
             return
+        if step_run.gate is not None and again.delay > step.retry.max_delay:
+            found = self._detour(step_run, step_run.gate, now)
+            if found is not None and found.to is not None:
+                self.try_candidate(step_run, found.to, error, now, more)
+                return
         step_run.delay = again.delay
         if step.retry.on_retry is not None:
             told = partial(step.retry.on_retry, step_run.attempt, error)

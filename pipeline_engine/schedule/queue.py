@@ -167,6 +167,10 @@ class ReadyQueue:
         """Return how many entries wait for one gate."""
         return self._waiting.get(gate, 0)
 
+    def waiting_in(self, group: Hashable) -> int:
+        """Return how many entries of a run or batch wait; some that were withdrawn may still count."""
+        return sum(sum(map(len, groups[group].values())) for groups in self._turns.values() if group in groups)
+
     @property
     def gates(self) -> list[Gate]:
         """The gates that anybody waits for."""

@@ -41,21 +41,36 @@ def detour(
     obstacle = governor.obstacle(now, step_run.tokens, deadline)
     if obstacle is not None:
         return Detour(obstacle, step_run.candidate_index + 1)
-    until, when_open = governor.kept_away_until(now), step_run.step.when_open
-    if until <= now or when_open == "wait":
+    step = step_run.step
+    if governor.cool_until - now > step.retry.max_delay:
+        # Longer than any delay of our own: who has another model need not sit it out.
+        index = _way_around(step_run, candidates, now, deadline, takes_values=False)
+        if index is not None:
+            return Detour(governor.cooling_error(now, "and there is another model"), index)
+    until = governor.kept_away_until(now)
+    if until <= now or step.when_open == "wait":
         return None
     error = CircuitOpenError(governor.model, max(0.0, min(until - now, governor.probe_interval)))
-    if when_open == "fail":
+    if step.when_open == "fail":
         return Detour(error, None)
+    # A plain value is no answer: it needs spent attempts, or to be asked for.
+    index = _way_around(step_run, candidates, now, deadline, takes_values=step.when_open == "fallback")
+    return None if index is None else Detour(error, index)
+
+
+def _way_around(
+    step_run: StepRun, candidates: Sequence[Candidate | None], now: float, deadline: float, *, takes_values: bool
+) -> int | None:
+    """Return the next candidate that can be tried at once."""
     if step_run.substitute is not None:
         return None
     for index in range(step_run.candidate_index + 1, len(candidates)):
         candidate = candidates[index]
         if isinstance(candidate, FallbackValue):
-            if when_open == "fallback":
-                return Detour(error, index)  # a value is no answer: it needs spent attempts, or to be asked for
+            if takes_values:
+                return index
         elif not isinstance(candidate, BoundModel) or _is_well(candidate, now, deadline):
-            return Detour(error, index)
+            return index
     return None
 
 

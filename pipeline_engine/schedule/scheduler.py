@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -70,7 +71,7 @@ class Scheduler:
         self._timer_number = 0
         self._dead_timers = 0
         self._timer_scope: trio.CancelScope | None = None
-        self.room_waiters: list[tuple[int, int, trio.Event]] = []
+        self.room_waiters: list[tuple[int, int, trio.Event, Hashable]] = []
         """Batches that wait to admit their next document, by priority and turn."""
         self._turns = 0
         self._documents = 0
@@ -97,14 +98,24 @@ class Scheduler:
 
     # Slots
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a slot is free, and nothing waits that could start in it.
+    def _may_admit(self, group: Hashable) -> bool:
+        """Whether a batch may let its next document in: a slot is free, and nothing waits that could start in it.
 
         What waits for its model's limits does not count: one model's stall must not keep out the documents
-        of others. How many documents are let in meanwhile is for each batch to bound.
+        of others. How many documents are let in meanwhile is for each batch to bound. Where the calls of others
+        wait for every slot there is never room, and a batch could not take its turns with them: so it may have
+        as many calls ready beside theirs as there are slots.
         """
-        return self.free > self.arriving
+        if self.free > self.arriving:
+            return True
+        own = self.queue.waiting_in(group)
+        return own < self.queue.live and own + self.arriving < self.capacity
+
+    def _wake_room_waiter(self) -> None:
+        for _priority, _turn, event, group in sorted(self.room_waiters, key=itemgetter(0, 1)):
+            if self._may_admit(group):
+                event.set()
+                break
 
     def enqueue(self, entry: Entry) -> dict[QueueCause, float] | None:
         """Let ready work wait for its turn; return what its gate's clock shows, which `waits` must be given.
@@ -172,8 +183,7 @@ class Scheduler:
             self._forget_wakes()
         while self._afterwards and not self._is_dispatching:
             self._afterwards.pop(0)()
-        if self.room_waiters and self.has_room:
-            self.room_waiters[0][2].set()
+        self._wake_room_waiter()
 
     def call_after_dispatch(self, callback: Callable[[], None]) -> None:
         """Call something once the work that is being started is started: now, if none is."""
@@ -204,26 +214,27 @@ class Scheduler:
         self._wakes.pop(gate, None)
         self.dispatch()
 
-    async def wait_for_room(self, priority: int = 0) -> None:
-        """Wait until a slot is free, nothing ready waits, and it is one's turn to admit a document.
+    async def wait_for_room(self, priority: int = 0, group: Hashable = None) -> None:
+        """Wait until a document may be admitted, and it is one's turn to admit it.
 
         Batches take turns, those of a higher priority first. A cancelled caller leaves no trace.
         """
-        if self.has_room and not self.room_waiters:
+        if not self.room_waiters and self._may_admit(group):
             return
         self._turns += 1
         turn = (-priority, self._turns)
         while True:
-            waiter = (*turn, trio.Event())
+            waiter = (*turn, trio.Event(), group)
             heappush(self.room_waiters, waiter)
             try:
+                self._wake_room_waiter()
                 await waiter[2].wait()
             finally:
                 self.room_waiters.remove(waiter)
                 heapify(self.room_waiters)
-                if self.room_waiters and self.has_room:
-                    self.room_waiters[0][2].set()  # one that leaves passes its wake-up on
-            if self.has_room and (not self.room_waiters or turn < self.room_waiters[0][:2]):
+                self._wake_room_waiter()  # one that leaves passes its wake-up on
+            before = [waiting for *place, _event, waiting in self.room_waiters if tuple(place) < turn]
+            if self._may_admit(group) and not any(map(self._may_admit, before)):
                 return
 
     async def take_slot(self, request: SlotRequest) -> None:

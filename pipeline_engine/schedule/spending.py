@@ -96,4 +96,4 @@ class Spending:
 
     def stop(self, step_run: StepRun, budget: BoundBudget, now: float, more: list[Decision]) -> None:
         """End a step run for which the budget has nothing left."""
-        self.execution.settle(step_run.step.index, step_run.item, Stopped(f"{budget.ledger} is spent"), now, more)
+        self.execution.settle(step_run.step.index, step_run.item, Stopped(budget.ledger.exhaustion), now, more)

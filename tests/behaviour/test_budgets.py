@@ -216,7 +216,7 @@ async def test_retries_and_repairs_reserve_for_themselves(autojump_clock):
 
     tight = await run(pipeline, {"fast": ScriptedModel({"ask": answers}, max_tokens=100)}, budget=Budget(tokens=599))
     assert starts(tight) == [0, 2]
-    assert tight.outcome("ask") == Stopped("the run's budget of 599 tokens is spent")
+    assert tight.outcome("ask") == Stopped("the run's budget of 599 tokens has no room for another call")
 
     refused = in_turn(Reply("no number", usage=HUNDRED), Reply({"value": 7}, usage=HUNDRED))
     pipeline = one_step(int)
@@ -253,10 +253,12 @@ async def test_stop_keeps_what_is_in_flight_and_stops_the_rest(autojump_clock):
 
     # 3 at 0 s (600 of 800), then 300 are spent and 2 more fit, then 500 and 1 more, then 600 and 1 more.
     assert counts(results) == {"completed": 7, "stopped": len(results) - 7}
-    assert {result.outcome("ask") for result in results[7:]} == {Stopped("the batch's budget of 800 tokens is spent")}
-    assert stream.stopped_by == "the batch's budget of 800 tokens is spent"
+    assert {result.outcome("ask") for result in results[7:]} == {
+        Stopped("the batch's budget of 800 tokens has no room for another call")
+    }
+    assert stream.stopped_by == "the batch's budget of 800 tokens has no room for another call"
     assert len(results) < 30
-    assert results[-1].reason == "stopped: the batch's budget of 800 tokens is spent"
+    assert results[-1].reason == "stopped: the batch's budget of 800 tokens has no room for another call"
 
 
 async def test_documents_are_not_read_after_the_budget_is_spent(autojump_clock):
@@ -271,7 +273,7 @@ async def test_documents_are_not_read_after_the_budget_is_spent(autojump_clock):
     result = await run_batch_async(
         one_step(), source(), models={"fast": model()}, capacity=2, max_documents=2, budget=Budget(tokens=500)
     )
-    assert result.stopped_by == "the batch's budget of 500 tokens is spent"
+    assert result.stopped_by == "the batch's budget of 500 tokens has no room for another call"
     assert not result.is_complete
     assert len(read) <= result.documents + 1
     assert result.counts["completed"] == 4
@@ -297,7 +299,7 @@ async def test_all_that_needs_a_stopped_step_is_stopped_too(autojump_clock):
     result = await run(pipeline, {"fast": model(usage=Usage(100, 100))}, budget=Budget(tokens=300))
     assert result.status == "stopped"
     assert result["first"] == "ok"
-    assert result.outcome("second") == Stopped("the run's budget of 300 tokens is spent")
+    assert result.outcome("second") == Stopped("the run's budget of 300 tokens has no room for another call")
     assert isinstance(result.outcome("third"), Stopped)
     assert "the run's budget of 300 tokens" in result.outcome("third").reason
 
@@ -355,7 +357,7 @@ async def test_nothing_at_all_is_sent_after_stop_not_even_what_would_fit(autojum
     asked = model()
     result = await run(pipeline, {"fast": asked}, budget=Budget(tokens=500))
     assert asked.requests == []
-    assert result.outcome("small") == Stopped("the run's budget of 500 tokens is spent")
+    assert result.outcome("small") == Stopped("the run's budget of 500 tokens has no room for another call")
 
 
 async def test_what_waited_in_the_queue_when_the_budget_was_spent_is_not_sent(autojump_clock):
@@ -391,8 +393,8 @@ async def test_a_step_that_comes_back_to_a_spent_budget_ends_its_run(autojump_cl
     models = {"fast": model(), "flaky": flaky}
     with trio.fail_after(100):
         result = await run(pipeline, models, budget=Budget(tokens=400))
-    assert result.outcome("large") == Stopped("the run's budget of 400 tokens is spent")
-    assert result.outcome("ask") == Stopped("the run's budget of 400 tokens is spent")
+    assert result.outcome("large") == Stopped("the run's budget of 400 tokens has no room for another call")
+    assert result.outcome("ask") == Stopped("the run's budget of 400 tokens has no room for another call")
     assert result.trace.makespan == 10
 
 
@@ -493,10 +495,10 @@ async def test_what_is_asked_instead_counts_too_and_ends_where_the_budget_does(a
         Completed("ok"),
         Completed("ok"),
         Completed("instead", via=f"budget:{cheap.name}"),
-        Stopped("the batch's budget of $0.35 is spent"),
+        Stopped("the batch's budget of $0.35 has no room for another call"),
     ]
     assert stream._budget.ledger.spent.usd == pytest.approx(0.3)
-    assert stream.stopped_by == "the batch's budget of $0.35 is spent"
+    assert stream.stopped_by == "the batch's budget of $0.35 has no room for another call"
 
 
 async def test_a_cascade_takes_the_output_of_the_model_asked_instead_as_it_is(autojump_clock, tmp_path):
@@ -529,7 +531,7 @@ async def test_each_document_has_a_budget_of_its_own(autojump_clock):
     results, stream = await batch(pipeline, given_documents, {"fast": model()}, document_budget=Budget(tokens=300))
     assert [result.status for result in results] == ["completed", "stopped", "completed"]
     assert results[1]["first"] == "ok"
-    assert results[1].outcome("second") == Stopped("the document's budget of 300 tokens is spent")
+    assert results[1].outcome("second") == Stopped("the document's budget of 300 tokens has no room for another call")
     assert stream.stopped_by is None
 
 
@@ -550,18 +552,18 @@ async def test_a_batchs_and_a_documents_budget_hold_together(autojump_clock):
         budget=Budget(tokens=550),
         document_budget=Budget(tokens=400),
     )
-    assert results[0].outcome("second") == Stopped("the document's budget of 400 tokens is spent")
+    assert results[0].outcome("second") == Stopped("the document's budget of 400 tokens has no room for another call")
     assert results[1].status == "completed"  # 300 are spent by now
-    assert results[2].outcome("second") == Stopped("the batch's budget of 550 tokens is spent")
+    assert results[2].outcome("second") == Stopped("the batch's budget of 550 tokens has no room for another call")
     assert len(results) == 3
-    assert stream.stopped_by == "the batch's budget of 550 tokens is spent"
+    assert stream.stopped_by == "the batch's budget of 550 tokens has no room for another call"
 
 
 def test_a_run_is_capped_from_sync_code_too():
     """`run_pipeline(…, budget=)` is what most people write."""
     asked = model(latency=0.0)
     result = run_pipeline(one_step(), {"document": TEXT}, models={"fast": asked}, budget=Budget(tokens=199))
-    assert result.outcome("ask") == Stopped("the run's budget of 199 tokens is spent")
+    assert result.outcome("ask") == Stopped("the run's budget of 199 tokens has no room for another call")
     assert asked.requests == []
 
     result = run_pipeline(one_step(), {"document": TEXT}, models={"fast": asked}, budget=Budget(tokens=200))
@@ -609,7 +611,7 @@ async def test_a_followed_run_is_capped_too(autojump_clock):
         async with engine.stream(pipeline, {"document": TEXT}, budget=Budget(tokens=10)) as events:
             async for _ in events:
                 pass
-        assert events.result.outcome("ask") == Stopped("the run's budget of 10 tokens is spent")
+        assert events.result.outcome("ask") == Stopped("the run's budget of 10 tokens has no room for another call")
 
 
 # Prices

@@ -297,7 +297,7 @@ def declare(**options):
 )
 def test_a_cascade_that_means_nothing_is_refused_when_it_is_declared(options):
     """The message says what goes with what."""
-    with pytest.raises(TypeError, match=r"^llm\(…\) takes "):
+    with pytest.raises(TypeError, match=r"^llm\(…\)(:| takes) "):
         declare(**options)
 
 

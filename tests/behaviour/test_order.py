@@ -14,6 +14,7 @@ from pipeline_engine import (
     Retry,
     UnavailableError,
     iter_batch_async,
+    run_batch_async,
 )
 from pipeline_engine.testing import Reply, ScriptedModel, in_turn
 from pipeline_engine.values import AttemptStarted, QueueLeft, StepReady, WaitEnded
@@ -365,3 +366,19 @@ async def test_a_wait_for_a_slot_alone_needs_no_word(autojump_clock):
         results = await run_all(engine, one_step(), range(10), max_documents=10)
 
     assert not [record for result in results for record in result.records if isinstance(record, QueueLeft)]
+
+
+async def test_a_batch_takes_its_turns_beside_a_run_that_fills_every_slot(autojump_clock):
+    """A large run must not starve what comes after it: a batch takes its turns, half of the slots."""
+    wide = Pipeline("wide", inputs={"items": list[str]})
+    wide.llm("fast", str, name="ask", each="items")(lambda item: item)
+    quick = ScriptedModel({"ask": "ok"}, latency=1.0)
+    async with Engine(models={"fast": quick}, capacity=32, seed=1) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run, wide, {"items": [str(number) for number in range(1600)]})
+        await trio.sleep(0.5)
+        began = trio.current_time()
+        documents = [{"document": str(number)} for number in range(96)]
+        batch = await run_batch_async(one_step(), documents, engine=engine)
+        assert batch.is_complete
+        assert trio.current_time() - began <= 7.5
+        nursery.cancel_scope.cancel()

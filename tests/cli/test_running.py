@@ -312,8 +312,8 @@ def test_a_budget_ends_a_run_and_is_named_as_the_reason(cli, write, counted):
     assert without_times(line) == (
         "5 documents in <time>: 2 completed, 1 stopped, 2 not started · $200.00 of $250.00 · 200 tokens in, 2 out"
     )
-    assert why == "stopped: the batch's budget of $250 is spent"
-    assert "  docs/2.md: stopped: the batch's budget of $250 is spent" in ran.out.splitlines()
+    assert why == "stopped: the batch's budget of $250 has no room for another call"
+    assert "  docs/2.md: stopped: the batch's budget of $250 has no room for another call" in ran.out.splitlines()
 
 
 def test_each_line_of_a_log_tells_how_much_of_the_budget_is_spent(cli, write, counted):

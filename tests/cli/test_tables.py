@@ -82,9 +82,9 @@ def test_the_end_says_what_was_spent_and_what_stopped_a_run():
     summary = Summary(compile_pipeline(pipeline), Budget(usd=5))
     summary.add(run_pipeline(pipeline, {"text": "a"}))
     summary.cost = Cost(4.96)
-    summary.stopped_by = "the batch's budget of $5 is spent"
+    summary.stopped_by = "the batch's budget of $5 has no room for another call"
 
     assert closing_lines(summary, 3, 61.0) == [
         "3 documents in 1 min 01 s: 1 completed, 2 not started · $4.96 of $5.00",
-        "stopped: the batch's budget of $5 is spent",
+        "stopped: the batch's budget of $5 has no room for another call",
     ]

@@ -188,7 +188,7 @@ def test_it_says_whose_budget_it_is_and_how_large():
     assert str(Ledger(Budget(usd=1, tokens=5), "document")) == "the document's budget of $1 and 5 tokens"
 
 
-@pytest.mark.parametrize("cap", [0, -1, math.nan, math.inf, True])
+@pytest.mark.parametrize("cap", [0, -1, math.nan, math.inf])
 @pytest.mark.parametrize("unit", ["usd", "tokens"])
 def test_a_cap_that_is_no_positive_number_is_refused_when_it_is_declared(unit, cap):
     """NaN compares as false with everything: as a cap it would bound nothing."""
