@@ -43,6 +43,8 @@ _WINDOW_MARGIN = 1.5
 """By how much a reset may be later than a refill at the limit's rate per minute would take."""
 _CALM = 60.0
 """Seconds after the last refusal for rate until a model counts as calm."""
+_LARGER = 4.0
+"""How many times larger than a call at hand those are taken for that nobody has measured yet."""
 _FIRST_RETRIES = 3.0
 """Retries that a retry budget grants before any first try has earned one."""
 _MOST_RETRIES = 10.0
@@ -193,13 +195,16 @@ class Governor:
         """Whether a call must bring an estimate of its tokens: calls of different size wait differently then."""
         return self._own_tokens is not None or "tokens" in self._told
 
-    def has_room_for(self, calls: int, now: float) -> bool:
-        """Whether so many calls of any size could all start now, so that their order makes no difference."""
+    def has_room_for(self, calls: int, now: float, tokens: float = 0.0) -> bool:
+        """Whether so many calls of about this size could all start now, so that their order makes no difference."""
         if self.in_flight + calls > self.max_in_flight or self._pace is not None or now < self.cool_until:
             return False
         if self.circuit is not None and self.circuit.state is not CircuitState.CLOSED:
             return False
-        return all(cause == "requests" and rate.available(now) >= calls for cause, rate in self._rates)
+        return all(
+            rate.available(now) >= (calls if cause == "requests" else _LARGER * calls * tokens)
+            for cause, rate in self._rates
+        )
 
     @property
     def most_tokens(self) -> float:

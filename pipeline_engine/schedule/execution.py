@@ -342,8 +342,13 @@ class Execution:
         """Whether what is ready may have to wait for what is about to come, or that for it."""
         scheduler = self.scheduler
         coming = (scheduler.arriving + 1) * len(ready)
-        gates = {step_run.gate for step_run in ready if step_run.gate is not None}
-        return any(not gate.has_room_for(coming + scheduler.queue.waiting(gate), now) for gate in gates)
+        for step_run in ready:
+            gate = step_run.gate
+            if gate is not None:
+                calls = coming + scheduler.queue.waiting(gate)
+                if not gate.has_room_for(calls, now, step_run.tokens):
+                    return True
+        return False
 
     def _start_at_once(self, step_run: StepRun, now: float) -> bool:
         """Take a free slot and all that the call needs; else let it wait for its turn."""
