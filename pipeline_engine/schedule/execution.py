@@ -352,13 +352,15 @@ class Execution:
 
     def _start_at_once(self, step_run: StepRun, now: float) -> bool:
         """Take a free slot and all that the call needs; else let it wait for its turn."""
-        gate = step_run.gate
-        if gate is not None and gate.refusal(now, step_run.tokens) is not None:
+        gate, scheduler = step_run.gate, self.scheduler
+        # What another one of these has set off may have taken the slots meanwhile.
+        if scheduler.free <= 0 or (gate is not None and gate.refusal(now, step_run.tokens) is not None):
             self._enqueue(step_run)
             return False
+        scheduler.free -= 1  # before anything else can be set off
         if not self._take_needs(step_run, now):
+            scheduler.free += 1
             return False
-        self.scheduler.free -= 1
         return True
 
     def _enqueue(self, step_run: StepRun) -> None:
@@ -786,8 +788,11 @@ class Execution:
         """Return what a call held to its model's governor and to the budgets, which learn from its end."""
         gate = step_run.gate
         counted_before = gate is None or gate.counts_tokens
+        had_quota = gate is not None and gate.no_quota is None
         end_call(step_run, value, error, now, self.budgets)
         if gate is not None:
+            if had_quota and gate.no_quota is not None:
+                self.scheduler.call_after_dispatch(partial(self._reconsider_all, (gate,)))
             if isinstance(value, Completion | Embeddings) and (gate.counts_tokens or self.budgets):
                 usage = value.usage
                 estimate = self.estimates.steps[step_run.step.index]

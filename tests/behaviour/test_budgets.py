@@ -962,3 +962,30 @@ def test_the_bill_never_passes_the_cap(
         r for result in results for r in result.records if isinstance(r, AttemptFinished) and r.cost is not None
     ]
     assert math.fsum(record.cost.usd for record in finished) <= spent.usd * (1 + 1e-9) + 1e-12
+
+
+async def test_what_a_refused_reservation_sets_off_takes_no_more_slots_than_there_are(autojump_clock):
+    """A step that falls back at once frees others to start, in the midst of starting: capacity holds all the same."""
+    at_once = []
+
+    class Counting:
+        name, price = "own:counting", Price(0, 0)
+        busy = 0
+
+        async def complete(self, request):
+            Counting.busy += 1
+            at_once.append(Counting.busy)
+            await trio.sleep(1)
+            Counting.busy -= 1
+            return Completion("ok")
+
+    pipeline = Pipeline("p", inputs={"text": str})
+    pipeline.llm("dear", str, name="first", fallback="instead")(lambda text: text)
+    pipeline.llm("free", str, name="beside")(lambda text: text)
+    pipeline.llm("free", str, name="second")(lambda first: first)
+    pipeline.llm("free", str, name="third")(lambda first: first)
+    dear = ScriptedModel({"*": "never"}, price=Price(1e6, 1e6), max_tokens=10)
+    async with Engine(models={"dear": dear, "free": Counting()}, capacity=2) as engine:
+        result = await engine.run(pipeline, {"text": "t"}, budget=Budget(usd=1, on_exhausted="fail"))
+    assert result.status == "completed"
+    assert max(at_once) == 2
