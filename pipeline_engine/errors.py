@@ -19,7 +19,18 @@ PipelineEngineError
 │       └── ParkedError          not sent, because the provider has refused the key of an earlier call
 ├── CircuitOpenError     a call that was not made, because what it calls has failed too often
 ├── BudgetError          a call that does not fit into what is left of a budget
-└── EngineClosedError    work given to an engine or a runner that is closed
+├── JournalError         a journal that cannot be opened, read or written
+│   ├── JournalFileError     the place is no journal, or cannot be used as one
+│   ├── JournalInUseError    another process writes the file
+│   ├── JournalVersionError  written by a newer engine
+│   ├── JournalDataError     what was read is not what was written
+│   ├── JournalWriteError    it could write no more: the run was stopped
+│   └── JournalClosedError   it is closed, or belongs to another process
+├── DocumentBusyError    a document that another process works on
+├── EarlierError         how a step failed in an earlier run, as the journal tells it
+├── PlanChangedError     a pipeline that has changed since the journal's last batch, with on_change="error"
+├── OverloadError        a run that a runner did not accept, because as many as it holds are pending
+└── EngineClosedError    work given to an engine or a runner that is closed, or cut off by its closing
 
 What a caller does differently has a class; what it only reads is an attribute. A retry asks one thing: `is_transient`.
 """
@@ -34,14 +45,25 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetError",
     "CircuitOpenError",
+    "DocumentBusyError",
     "DocumentError",
     "DuplicateDocumentError",
+    "EarlierError",
     "EngineClosedError",
     "InputError",
+    "JournalClosedError",
+    "JournalDataError",
+    "JournalError",
+    "JournalFileError",
+    "JournalInUseError",
+    "JournalVersionError",
+    "JournalWriteError",
     "LimitError",
     "OutputError",
+    "OverloadError",
     "ParkedError",
     "PipelineEngineError",
+    "PlanChangedError",
     "PlanError",
     "ProviderError",
     "RateLimitError",
@@ -363,8 +385,190 @@ class BudgetError(PipelineEngineError):
         )
 
 
-class EngineClosedError(PipelineEngineError):
-    """Raised when work is given to an engine or runner that was never opened, or is closed."""
+class JournalError(PipelineEngineError):
+    """Raised when a journal cannot be opened, read or written. A run never goes on without its journal."""
+
+
+class JournalFileError(JournalError):
+    """Raised when a place is no journal, or cannot be used as one. Nothing in it was changed.
+
+    Attributes:
+        path: The file, or the database's address without its password.
+        reason: What is wrong with it and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"journal {path!r} {reason}.")
+
+
+class JournalInUseError(JournalError):
+    """Raised when another process writes the file: a SQLite journal is for one process at a time.
+
+    Attributes:
+        path: The file.
+        pid: The other process, where it has told.
+    """
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        by = "another process" if pid is None else f"process {pid}"
+        super().__init__(
+            f"journal {path!r} is in use by {by}, and a SQLite journal is for one process at a time. "
+            "Wait until it has ended, or give several processes a postgresql:// journal."
+        )
+
+
+class JournalVersionError(JournalError):
+    """Raised when a journal was written by an engine of another version. Nothing in it was changed.
+
+    Attributes:
+        path: The file, or the database's address without its password.
+        version: The version of its tables.
+        known: The version that this engine knows.
+    """
+
+    def __init__(self, path: str, version: int, known: int) -> None:
+        self.path = path
+        self.version = version
+        self.known = known
+        if version > known:
+            text = "was written by a newer pipeline_engine. Update this one, or name another file."
+        else:
+            text = "was written by an older pipeline_engine. Run `pipeline-engine doctor` on it to bring it up to date."
+        super().__init__(f"journal {path!r} {text} (Its tables have version {version}, known here is {known}.)")
+
+
+class JournalDataError(JournalError):
+    """Raised when what is read from a journal is not what was written: the disk, or somebody, has changed it.
+
+    Attributes:
+        what: Which part of it.
+    """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"this {what} is not open. Use it inside its `with` block, and start no work after the block.")
+        self.what = what
+        super().__init__(
+            f"the journal's entry for {what} is not what was written: its hash differs. "
+            "Run `pipeline-engine doctor` on it: it names the documents concerned, and has only these run again."
+        )
+
+
+class JournalWriteError(JournalError):
+    """Raised when a journal could write no more. The run was stopped; nothing that was acknowledged is lost.
+
+    Attributes:
+        path: The file, or the database's address without its password.
+        unsaved: How many results were paid for or made, and are not in the journal.
+        spilled_to: The file that holds them instead; None if there are none, or no place took them.
+    """
+
+    def __init__(self, path: str, cause: Exception, unsaved: int, spilled_to: str | None) -> None:
+        self.path = path
+        self.unsaved = unsaved
+        self.spilled_to = spilled_to
+        text = f"journal {path!r} cannot be written any more, so the run was stopped: {str(cause).rstrip('.')}. "
+        if spilled_to is not None:
+            text += f"{_numbered(unsaved, 'result')} not yet saved went to {spilled_to!r}. "
+            text += "Set the cause right and run again: what is there is taken in first."
+        elif unsaved:
+            text += f"{_numbered(unsaved, 'result')} could not be saved anywhere, and will be made again. "
+            text += "Set the cause right and run again."
+        else:
+            text += "All results are saved. Set the cause right and run again."
+        super().__init__(text)
+
+
+class JournalClosedError(JournalError):
+    """Raised when work is given to a journal that is closed, or that belongs to another process."""
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        super().__init__(f"journal {path!r} {why}. Open it anew.")
+
+
+class DocumentBusyError(PipelineEngineError):
+    """Raised for a document that somebody else works on: another process that shares the journal.
+
+    Attributes:
+        document: The document's key.
+        worker: Who has it.
+    """
+
+    is_transient: ClassVar[bool] = True
+
+    def __init__(self, document: str, worker: str) -> None:
+        self.document = document
+        self.worker = worker
+        super().__init__(f"document {document!r} is being worked on by {worker!r}. Its result will be in the journal.")
+
+
+class EarlierError(PipelineEngineError):
+    """Stands for the error of a step that failed in an earlier run, as the journal tells it. It is never raised alone.
+
+    Attributes:
+        kind: The name of the error's class.
+        message: What it said.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        self.message = message
+        super().__init__(message or kind)
+
+
+class PlanChangedError(PipelineEngineError):
+    """Raised with `on_change="error"` when a pipeline has changed since the journal's last batch. Nothing has run.
+
+    Attributes:
+        pipeline: The pipeline's name.
+        changes: One sentence for each step that is new, removed or changed.
+    """
+
+    def __init__(self, pipeline: str, changes: Sequence[str]) -> None:
+        self.pipeline = pipeline
+        self.changes = tuple(changes)
+        lines = "".join(f"\n  {change}" for change in self.changes)
+        super().__init__(
+            f"pipeline {pipeline!r} has changed since the journal's last batch:{lines}\n"
+            'With on_change="reuse" only what has changed is run again; with "keep" nothing is; with "new" everything.'
+        )
+
+
+class OverloadError(PipelineEngineError):
+    """Raised for a run that a runner did not accept, because as many as it holds are pending. Nothing has run.
+
+    Attributes:
+        pending: How many runs were pending: accepted and not yet ended.
+        max_pending: How many the runner holds at most.
+    """
+
+    is_transient: ClassVar[bool] = True
+
+    def __init__(self, pending: int, max_pending: int) -> None:
+        self.pending = pending
+        self.max_pending = max_pending
+        super().__init__(
+            f"this runner did not accept the run: {_numbered(pending, 'run')} of at most {max_pending} "
+            f"{'is' if pending == 1 else 'are'} pending. Try again when some have ended, or raise Runner(max_pending=…)."
+        )
+
+
+class EngineClosedError(PipelineEngineError):
+    """Raised when work is given to an engine or runner that is not open here, or is cut off by its closing.
+
+    Attributes:
+        what: "engine" or "runner".
+        reason: Why it cannot do the work, and what to do.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        reason: str = "is not open. Use it inside its `with` block, and start no work after the block.",
+    ) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"this {what} {reason}")

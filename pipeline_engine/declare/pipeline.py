@@ -59,6 +59,7 @@ class _LlmOptions(TypedDict, total=False):
     truncated: Literal["fail", "keep"]
     stream: bool
     reasoning: bool
+    version: str | None
 
 
 class _LlmDecorator(Protocol[T_co]):
@@ -219,6 +220,7 @@ class Pipeline:
         truncated: Literal["fail", "keep"] = "fail",
         stream: bool = False,
         reasoning: bool = False,
+        version: str | None = None,
     ) -> Any:
         """Declare a step that asks a model: the function returns the prompt.
 
@@ -252,6 +254,8 @@ class Pipeline:
                 `engine.stream(…)` can follow it.
             reasoning: Asks the model to reason in a field of its own before it answers; the field is not
                 part of the output.
+            version: Stands for the prompt in a journal: outputs are reused as long as it and the inputs are the
+                same, whatever the prompt says.
 
         Raises:
             TypeError: If neither `role` and `output` nor `cascade`, `accept` and `output` are given.
@@ -282,6 +286,7 @@ class Pipeline:
                 truncated=truncated,
                 stream=stream,
                 reasoning=reasoning,
+                version=version,
                 local_names=declared_names(function, depth=1),
             )
             self._add(step)
@@ -355,6 +360,7 @@ class Pipeline:
         timeout: _TimeoutArgument = INHERIT,
         policy: Policy | None = None,
         executor: Executor | None = None,
+        version: str | None = None,
     ) -> _StepEachDecorator[I]: ...
     @overload
     def step(
@@ -370,6 +376,7 @@ class Pipeline:
         timeout: _TimeoutArgument = INHERIT,
         policy: Policy | None = None,
         executor: Executor | None = None,
+        version: str | None = None,
     ) -> _StepEachDecorator[Any]: ...
     @overload
     def step(
@@ -384,6 +391,7 @@ class Pipeline:
         timeout: _TimeoutArgument = INHERIT,
         policy: Policy | None = None,
         executor: Executor | None = None,
+        version: str | None = None,
     ) -> _StepDecorator: ...
     def step(
         self,
@@ -399,6 +407,7 @@ class Pipeline:
         timeout: _TimeoutArgument = INHERIT,
         policy: Policy | None = None,
         executor: Executor | None = None,
+        version: str | None = None,
     ) -> Any:
         """Declare a step that does its own work: async functions run on trio, others in a thread.
 
@@ -419,6 +428,9 @@ class Pipeline:
             executor: "process" for CPU-heavy importable functions, whose arguments and result cross
                 as JSON and which are killed on timeout; "asyncio" for coroutines written for asyncio
                 libraries; "thread" is the default of functions that are not async.
+            version: Stands for the function's source in a journal: outputs are reused as long as it and the
+                inputs are the same. Give one where what the function does depends on code that it calls in
+                other packages.
         """
         settings = _policy(policy, Policy(retry=retry, timeout=timeout))
 
@@ -435,6 +447,7 @@ class Pipeline:
                 fallbacks=_as_fallbacks(fallback),
                 on_error=on_error,
                 executor=executor,
+                version=version,
                 local_names=declared_names(declared, depth=depth),
             )
             self._add(step)

@@ -181,6 +181,9 @@ class Cache:
     itself. If the call fails, the next of them is sent. Equal calls of one document stay apart, so that
     five samples stay five.
 
+    With a journal, the replies behind outputs that were validated, complete and no fallback's serve equal calls
+    of later documents, runs and pipelines, too, as long as they are in the journal.
+
     Example:
         >>> Cache(namespace="tenant-7")
         Cache(namespace='tenant-7')

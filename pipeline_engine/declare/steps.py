@@ -93,6 +93,8 @@ class Step(Generic[P, T_co]):
     """Whether the reply is asked for piece by piece."""
     reasoning: bool = field(default=False, repr=False)
     """Whether the model is asked to reason before it answers."""
+    version: str | None = field(default=None, repr=False)
+    """Stands for the function in a journal."""
     scope: Scope | None = field(default=None, repr=False)
     """What names mean, where the step came in with an included pipeline."""
     local_names: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -704,6 +704,7 @@ class _Compiler:
             is_timed=attempt_seconds is not None or step_seconds is not None or step.kind != "function",
             on_error=step.on_error,
             executor=_executor(step),
+            version=step.version,
             truncated=step.truncated,
             is_streamed=step.stream,
             is_on_demand=is_on_demand,

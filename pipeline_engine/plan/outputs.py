@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import ValidationError, to_json
+from pydantic_core import PydanticSerializationError, ValidationError, to_json
 
 from pipeline_engine.plan.types import type_name
 
@@ -16,13 +17,48 @@ if TYPE_CHECKING:
 
     from pydantic import TypeAdapter
 
-__all__ = ["Output", "OutputTypes", "UnusableTypeError", "reasons_of"]
+__all__ = ["Output", "OutputTypes", "UnusableTypeError", "plain_to_json", "reasons_of"]
 
 _FENCED = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
 
 class UnusableTypeError(TypeError):
     """Raised when pydantic cannot validate a type, or cannot describe it to a model."""
+
+
+def plain_to_json(value: Any) -> bytes:
+    """Return a value of which nothing is declared as JSON, if it is made of JSON's own types.
+
+    Raises:
+        ValueError: If it is not: what comes back would be something else.
+
+    Example:
+        >>> plain_to_json({"pages": [1, 2]})
+        b'{"pages": [1, 2]}'
+    """
+    try:
+        _check_plain(value)
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can hold
+        return json.dumps(value).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply, or holds itself") from None
+
+
+def _check_plain(value: Any) -> None:
+    kind = type(value)
+    if kind in (str, int, float, bool, type(None)):
+        return
+    if kind is list:
+        for part in value:
+            _check_plain(part)
+    elif kind is dict:
+        for name, part in value.items():
+            if type(name) is not str:
+                raise ValueError(f"it has a key of type {type(name).__name__}, and JSON's are texts")
+            _check_plain(part)
+    else:
+        raise ValueError(f"it holds a {kind.__name__}, and no type was declared that says how to read one back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +75,10 @@ class Output:
     """The JSON schema that a model's reply must fit; None for plain text."""
     parse: Callable[[str], Any] | None = field(default=None, repr=False)
     """Returns the output from a model's reply; None for plain text."""
+    to_json: Callable[[Any], bytes] = field(default=plain_to_json, repr=False)
+    """Returns a validated value as JSON. Raises ValueError for one that JSON cannot hold."""
+    from_json: Callable[[bytes], Any] = field(default=json.loads, repr=False)
+    """Returns the validated value that `to_json` has made JSON of."""
     schema_json: bytes = field(default=b"", repr=False)
     """The schema as text: equal schemas have equal texts."""
 
@@ -118,7 +158,8 @@ class OutputTypes:
         def validate_strictly(value: Any) -> Any:
             return adapter.validate_python(value, strict=True)
 
-        return Output(kind, adapter.validator.validate_python, validate_strictly)
+        to_json, from_json = _json_codec(adapter)
+        return Output(kind, adapter.validator.validate_python, validate_strictly, to_json=to_json, from_json=from_json)
 
     def _make_reply(self, kind: Any) -> Output:
         plain = self.of_function(kind)
@@ -137,7 +178,7 @@ class OutputTypes:
             # Providers' schema modes ask for an object at the root.
             wrapper = create_model("Output", __config__=ConfigDict(extra="forbid"), value=(kind, ...))
             adapter, schema = TypeAdapter(wrapper), wrapper.model_json_schema()
-        return Output(kind, plain.validate, plain.validate_strictly, schema, _parser(adapter, bare))
+        return replace(plain, schema=schema, parse=_parser(adapter, bare))
 
     def _make_reasoned_reply(self, kind: Any) -> Output:
         """Ask for the reasoning first: what stands before the answer is what it can rest on."""
@@ -157,7 +198,33 @@ class OutputTypes:
         except PydanticUserError as error:
             raise UnusableTypeError(f"cannot be described to a model: {_first_line(error)}") from error
         parse = _reasoned_parser(TypeAdapter(wrapper))
-        return Output(kind, plain.validate, plain.validate_strictly, schema, parse)
+        return replace(plain, schema=schema, parse=parse)
+
+
+def _json_codec(adapter: TypeAdapter[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    """Return how values of a type become JSON, and come back."""
+
+    def to_json(value: Any) -> bytes:
+        try:
+            return adapter.dump_json(value)
+        except (PydanticSerializationError, UnicodeEncodeError) as error:
+            try:
+                # A lone surrogate, which only an escape can hold; what JSON has no form for fails here, too.
+                return json.dumps(adapter.dump_python(value, mode="json")).encode()
+            except (PydanticSerializationError, TypeError, ValueError, RecursionError):
+                raise ValueError(_first_line(error)) from error
+        except RecursionError:
+            raise ValueError("it is nested too deeply, or holds itself") from None
+
+    def from_json(data: bytes) -> Any:
+        try:
+            return adapter.validate_json(data)
+        except ValidationError:
+            if b"\\ud" not in data:
+                raise
+            return adapter.validate_python(json.loads(data))
+
+    return to_json, from_json
 
 
 def _reasoned_parser(adapter: TypeAdapter[Any]) -> Callable[[str], Any]:

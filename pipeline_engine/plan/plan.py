@@ -123,6 +123,8 @@ class PlannedStep:
     on_error: Drop | None
     executor: Executor | Literal["trio"] | None
     """Where a function runs; None for a step that calls a model."""
+    version: str | None
+    """Stands for its function in a journal."""
     truncated: Literal["fail", "keep"]
     is_streamed: bool
     """Whether the reply is asked for piece by piece."""

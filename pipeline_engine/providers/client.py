@@ -142,6 +142,22 @@ class HttpModel:
         """The address that is asked."""
         return self._endpoint.base_url
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that makes a difference to its answers, without the key: what a journal knows its calls by."""
+        settings = self._settings
+        scheme, separator, rest = self.base_url.partition("://")
+        return {
+            "name": self.name,
+            "address": f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}",
+            "model": settings.model,
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "seed": settings.seed,
+            "structured_output": settings.structured_output,
+            "extra_body": dict(settings.extra_body),
+        }
+
     def __repr__(self) -> str:
         return f"<HttpModel {self.name!r} at {self._endpoint.base_url}>"
 

@@ -52,6 +52,8 @@ _WAITING: tuple[SegmentKind, ...] = (
     "fallback",
     "shared",
     "warm",
+    "commit",
+    "lease",
     *LIMIT_KINDS,
     "slot",
 )

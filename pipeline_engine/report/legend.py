@@ -27,6 +27,8 @@ GLYPHS: dict[SegmentKind, str] = {
     "shared": "=",
     "warm": "^",
     "validate": "▒",
+    "commit": "w",
+    "lease": "?",
 }
 """How a terminal shows each kind: the glyphs differ, so that colour is never the only signal."""
 KIND_NAMES: dict[SegmentKind, str] = {
@@ -44,6 +46,8 @@ KIND_NAMES: dict[SegmentKind, str] = {
     "shared": "waiting for an equal call",
     "warm": "waiting for a warm cache",
     "validate": "validation",
+    "commit": "waiting for the journal",
+    "lease": "waiting for the journal's lease",
 }
 """What each kind is called."""
 SHORT_NAMES: dict[SegmentKind, str] = {
@@ -61,6 +65,8 @@ SHORT_NAMES: dict[SegmentKind, str] = {
     "shared": "equal call",
     "warm": "warm cache",
     "validate": "validation",
+    "commit": "commit",
+    "lease": "lease",
 }
 """What each kind is called at the head of a column."""
 WAITED_FOR: dict[SegmentKind, str] = {

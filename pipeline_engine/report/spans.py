@@ -38,11 +38,14 @@ SegmentKind = Literal[
     "shared",
     "warm",
     "validate",
+    "commit",
+    "lease",
 ]
 """What a step did or waited for. In the queue: a slot, its model's requests or tokens per minute, its
 concurrency, the end of a cool-down, its breaker; or budget that calls in flight have reserved. Else: an attempt
 that succeeded, one that failed, its own delay before the next one, a step it falls back to, an equal call, a
-call that warms the cache, the validation of its output."""
+call that warms the cache, the validation of its output, the journal that writes it, or the journal's word that
+the document is still this process's own."""
 OutcomeName = Literal["completed", "failed", "skipped", "stopped", "dropped"]
 """How a step or item ended."""
 
@@ -61,15 +64,19 @@ SEGMENT_KINDS: tuple[SegmentKind, ...] = (
     "shared",
     "warm",
     "validate",
+    "commit",
+    "lease",
 )
 """Every kind, in the order in which legends and tables name them."""
 QUEUE_KINDS: frozenset[SegmentKind] = frozenset({"slot", "requests", "tokens", "concurrency", "cooldown", "breaker"})
 """The kinds of a step in the queue, which is ready and waits for its turn."""
 LIMIT_KINDS: tuple[SegmentKind, ...] = ("requests", "tokens", "concurrency", "cooldown", "breaker", "budget")
 """The waits for what a model or a budget allows: more slots do not shorten them, and neither does less work."""
-BUSY_KINDS: frozenset[SegmentKind] = frozenset({"attempt", "failed", "backoff", "warm", "shared", "validate"})
+BUSY_KINDS: frozenset[SegmentKind] = frozenset(
+    {"attempt", "failed", "backoff", "warm", "shared", "validate", "commit", "lease"}
+)
 """The kinds that more slots cannot shorten, whatever the limits are."""
-WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", *LIMIT_KINDS, "backoff", "fallback", "shared", "warm")
+WAIT_KINDS: tuple[SegmentKind, ...] = ("slot", *LIMIT_KINDS, "backoff", "fallback", "shared", "warm", "commit", "lease")
 """The kinds in which nothing is worked on."""
 
 

@@ -24,6 +24,7 @@ from pipeline_engine.values.records import (
     HedgeStarted,
     LimitChanged,
     OutputJudged,
+    OutputRestored,
     QueueLeft,
     RepairAsked,
     RunFinished,
@@ -421,8 +422,8 @@ class _Draft:
             self._open("attempt", record.attempt, record.model)
         elif isinstance(record, HedgeFinished):
             self._pay(record.cost)
-        elif isinstance(record, OutputJudged) and record.is_accepted:
-            pass  # the validation goes on: nothing is waited for
+        elif isinstance(record, OutputRestored) or (isinstance(record, OutputJudged) and record.is_accepted):
+            pass  # nothing is waited for
         else:
             self._close(at)
             self._open(record.cause if isinstance(record, WaitStarted) else "slot")

@@ -45,6 +45,8 @@ _COLORS: dict[str, str] = {
     "shared": "33",
     "warm": "33",
     "validate": "36",
+    "commit": "36",
+    "lease": "33",
     "completed": "32",
     "dropped": "31",
     "stopped": "33",

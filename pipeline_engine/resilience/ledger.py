@@ -70,6 +70,10 @@ class Ledger:
         """Whether a settlement is still to come, which may leave more than is left now."""
         return self._in_flight > 0
 
+    def charge(self, amount: Amount) -> None:
+        """Count what was spent before: by a run that was interrupted."""
+        self.spent = Amount(self.spent.usd + amount.usd, self.spent.tokens + amount.tokens)
+
     def reserve(self, amount: Amount) -> None:
         """Set aside what a call may cost."""
         self._in_flight += 1

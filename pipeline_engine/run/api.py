@@ -17,14 +17,17 @@ from pipeline_engine.values import RUNNING_STEP
 if TYPE_CHECKING:
     import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from pipeline_engine.declare import Budget, Pipeline
+    from pipeline_engine.journal import JournalPlace
     from pipeline_engine.plan import Plan
     from pipeline_engine.run.binding import Models
     from pipeline_engine.run.engine import Engine
     from pipeline_engine.run.results import RunResult
     from pipeline_engine.run.runner import Runner
     from pipeline_engine.run.trio_thread import TrioThread
+    from pipeline_engine.values import OnChange
 
 __all__ = ["call_from_anywhere", "engine_for", "run_on_trio", "run_pipeline", "run_pipeline_async"]
 
@@ -46,6 +49,8 @@ async def run_pipeline_async(
     priority: int = 0,
     budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
     engine: Engine | None = None,
 ) -> RunResult:
     """Run one document and return how every step ended; works under trio and under asyncio.
@@ -65,14 +70,20 @@ async def run_pipeline_async(
         priority: Higher goes first, where the engine is shared.
         budget: Caps what the run may spend.
         estimates: Seconds that steps take, by their names: they decide which of several ready steps goes first.
+        journal: A path (SQLite), a postgresql:// address or a journal object. What is finished is kept there, so
+            that the same document, run again, does only what is missing.
+        on_change: What becomes of saved outputs when the pipeline has changed: "reuse" keeps those of unchanged
+            steps, "error" refuses, "keep" keeps all by their steps' names, "new" begins anew.
         engine: An open engine to run on, instead of one for this run alone.
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
         InputError: If the inputs do not fit; nothing has run.
         TypeError: If both `capacity` and `engine` are given.
+        JournalError: If the journal cannot be opened or written: a run does not go on without it.
+        PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
     """
-    options = _options(models, key, timeout, priority, budget, estimates)
+    options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     return await run_on_trio(engine_for, engine, capacity, _run, dag, inputs, **options)
 
 
@@ -87,6 +98,8 @@ def run_pipeline(
     priority: int = 0,
     budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
     engine: Runner | None = None,
 ) -> RunResult:
     """Run one document and return how every step ended; works from anywhere.
@@ -105,12 +118,18 @@ def run_pipeline(
         priority: Higher goes first, where the engine is shared.
         budget: Caps what the run may spend.
         estimates: Seconds that steps take, by their names: they decide which of several ready steps goes first.
+        journal: A path (SQLite), a postgresql:// address or a journal object. What is finished is kept there, so
+            that the same document, run again, does only what is missing.
+        on_change: What becomes of saved outputs when the pipeline has changed: "reuse" keeps those of unchanged
+            steps, "error" refuses, "keep" keeps all by their steps' names, "new" begins anew.
         engine: A runner to run on, instead of an engine for this run alone.
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
         InputError: If the inputs do not fit; nothing has run.
         TypeError: If both `capacity` and `engine` are given.
+        JournalError: If the journal cannot be opened or written: a run does not go on without it.
+        PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
 
     Example:
         >>> from pipeline_engine import Pipeline
@@ -121,7 +140,7 @@ def run_pipeline(
         >>> run_pipeline(pipeline, {"name": "Ada"})[greeting]
         'Hello, Ada!'
     """
-    options = _options(models, key, timeout, priority, budget, estimates)
+    options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     if engine is not None:
         refuse_capacity(capacity)
         if not hasattr(engine, "submit"):
@@ -141,6 +160,8 @@ def _options(
     priority: int,
     budget: Budget | None,
     estimates: Mapping[str, float] | None,
+    journal: str | Path | JournalPlace | None,
+    on_change: OnChange,
 ) -> dict[str, Any]:
     """Return what `Engine.run` takes beside pipeline and inputs."""
     return {
@@ -150,6 +171,8 @@ def _options(
         "priority": priority,
         "budget": budget,
         "estimates": estimates,
+        "journal": journal,
+        "on_change": on_change,
     }
 
 

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-import queue
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import trio
 
-from pipeline_engine.errors import DuplicateDocumentError, InputError, PipelineEngineError
+from pipeline_engine.errors import (
+    DocumentBusyError,
+    DuplicateDocumentError,
+    EngineClosedError,
+    InputError,
+    JournalError,
+    PipelineEngineError,
+)
+from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
+from pipeline_engine.run.channel import ThreadChannel
 from pipeline_engine.run.document import Document
+from pipeline_engine.run.durable import DurableBatch, JournalOptions
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
 from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
+from pipeline_engine.run.seen import SeenKeys
 from pipeline_engine.run.trio_thread import TrioThread
 from pipeline_engine.schedule import only_error
 from pipeline_engine.values import Cost, Status, Usage
@@ -33,11 +42,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pipeline_engine.declare import Budget, Pipeline
+    from pipeline_engine.journal import JournalPlace
     from pipeline_engine.plan import Plan
     from pipeline_engine.report import BatchTrace
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.runner import Runner
     from pipeline_engine.schedule import BoundBudget
+    from pipeline_engine.values import OnChange, Redo
 
 __all__ = [
     "BatchResult",
@@ -56,6 +67,7 @@ _PULL_AHEAD = 64
 _PULL_SECONDS = 0.005
 """How long one go lasts at most, so that a slow iterator does not hold up the documents it gave."""
 _SAMPLE = 100
+_RUNNER_CLOSED = "the closing of its runner"
 
 
 Documents = Iterable[Mapping[str, Any] | Document] | AsyncIterable[Mapping[str, Any] | Document]
@@ -147,6 +159,10 @@ class BatchStream:
         budget: Budget | None = None,
         document_budget: Budget | None = None,
         estimates: Mapping[str, float] | None = None,
+        journal: str | Path | JournalPlace | None = None,
+        on_change: OnChange = "reuse",
+        redo: Redo | None = None,
+        command: Mapping[str, Any] | None = None,
     ) -> None:
         is_one = isinstance(documents, str | bytes | Mapping | Document)
         if is_one or not isinstance(documents, Iterable | AsyncIterable):
@@ -165,8 +181,15 @@ class BatchStream:
         self._document_budget = document_budget
         bound.budget(document_budget, "document")  # what is wrong with it is told now, not for each document
         self._estimates = engine.estimates(bound, estimates)
+        self._journal = journal
+        self._journal_options = JournalOptions(on_change, redo, command)
+        self._durable: DurableBatch | None = None
+        self._deferred: list[Document] = []
+        self._pulling: trio.CancelScope | None = None
+        self._has_read_all = False
+        self._counts: dict[str, int] = {}
         self._deadline = math.inf
-        self._seen: OrderedDict[bytes, str | None] = OrderedDict()
+        self._seen = SeenKeys(_REMEMBERED_KEYS)
         self._unnamed = 0
         self._in_flight = 0
         self._has_place = trio.Event()
@@ -176,6 +199,29 @@ class BatchStream:
         self.stopped_by: str | None = None
         """What ended the batch early."""
 
+    @property
+    def batch(self) -> str | None:
+        """The batch's id in its journal; None without one, and before it is open."""
+        return None if self._durable is None else self._durable.batch
+
+    def drain(self, reason: str) -> None:
+        """Admit nothing more, let the calls on the wire finish, and end; what is open then waits to be resumed."""
+        if self.stopped_by is None:
+            self.stopped_by = reason
+        self._engine.drain(self, reason)
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._has_place.set()
+
+    def stop_admitting(self, reason: str) -> None:
+        """Admit nothing more, and end when what is in flight has ended; does nothing if all was admitted."""
+        if self.stopped_by is not None or (self._has_read_all and not self._deferred):
+            return
+        self.stopped_by = reason
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._has_place.set()
+
     async def __aenter__(self) -> Self:
         if self._timeout is not None:
             self._deadline = trio.current_time() + self._timeout
@@ -183,10 +229,23 @@ class BatchStream:
         # A batch inside a step: the step holds no slot until the whole batch is over.
         self._without_slot = WithoutSlot(self._engine.scheduler)
         await self._without_slot.__aenter__()
+        try:
+            await self._begin()
+        except BaseException:
+            await self._without_slot.__aexit__(*sys.exc_info())
+            raise
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._feed)
         return self
+
+    async def _begin(self) -> None:
+        if self._journal is None:
+            return
+        self._durable = await self._engine.begin_batch(self._bound, self._journal, self._journal_options)
+        if self._budget is not None:
+            opened = self._durable.opened
+            self._budget.ledger.charge(Amount(opened.spent_micro_usd / 1_000_000, opened.spent_tokens))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -205,6 +264,7 @@ class BatchStream:
                 raise found from None
             return False
         finally:
+            self._engine.forget(self)
             await self._without_slot.__aexit__(sys.exc_info()[0] or kind)
 
     def __aiter__(self) -> AsyncIterator[RunResult]:
@@ -225,20 +285,44 @@ class BatchStream:
                 try:
                     async with aclosing(_pulled(self._documents)) as documents:
                         while (document := await self._next(documents)) is not None:
-                            self._in_flight += 1
-                            self._engine.scheduler.arriving += 1
-                            # The place is drawn here: trio starts tasks in an order of its own.
-                            nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
-                            self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
+                            self._start(nursery, document)
                 except Exception as error:  # noqa: BLE001 - told after the documents that came before it
                     error.add_note("Raised by the iterable of documents; the documents before it were run.")
                     self._failure = error
+                await self._run_deferred(nursery)
             if self.stopped_by is None and self._budget is not None and self._budget.ledger.is_exhausted:
                 self.stopped_by = self._budget.ledger.exhaustion  # all were read, and some of them stopped
+            if self._durable is not None:
+                is_done = self.stopped_by is None and self._failure is None and not self._counts.get("stopped")
+                await self._durable.finish(self._counts, is_done=is_done)
+
+    def _start(self, nursery: trio.Nursery, document: Document) -> None:
+        self._in_flight += 1
+        self._engine.scheduler.arriving += 1
+        # The place is drawn here: trio starts tasks in an order of its own.
+        nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
+        self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
+
+    async def _run_deferred(self, nursery: trio.Nursery) -> None:
+        """Ask again for documents that other processes worked on: they may have ended, or their process may have."""
+        while self._durable is not None and self.stopped_by is None:
+            while self._in_flight and not self._deferred:
+                self._has_place = trio.Event()
+                await self._has_place.wait()
+            if not self._deferred:
+                return
+            with trio.CancelScope(deadline=self._deadline) as self._pulling:
+                await trio.sleep(self._durable.pause)
+            deferred, self._deferred = self._deferred, []
+            for document in deferred:
+                await self._wait_for_place()
+                self._start(nursery, document)
 
     async def _next(self, documents: AsyncGenerator[Mapping[str, Any] | Document, None]) -> Document | None:
         """Return the next document once it may be admitted; None at the end, or when time is up."""
-        with trio.CancelScope(deadline=self._deadline):
+        if self.stopped_by is not None:
+            return None
+        with trio.CancelScope(deadline=self._deadline) as self._pulling:
             async for document in documents:
                 named = self._named(document)
                 if named is not None:
@@ -251,8 +335,10 @@ class BatchStream:
                         return named
                     break
             else:
+                self._has_read_all = True
                 return None
-        self.stopped_by = f"the batch's timeout of {self._timeout:g} s"
+        if self.stopped_by is None:
+            self.stopped_by = f"the batch's timeout of {self._timeout:g} s"
         return None
 
     async def _wait_for_place(self) -> None:
@@ -276,14 +362,10 @@ class BatchStream:
             named = Document(content, document)
         else:
             named, content = document, document_key(document.inputs)
-        # Keys may be long paths: what is remembered is bounded in size, too.
-        key = sha256(named.key.encode("utf-8", "surrogatepass")).digest()[:16]
-        if key not in self._seen:
-            self._seen[key] = content
-            if len(self._seen) > _REMEMBERED_KEYS:
-                self._seen.popitem(last=False)
+        met = self._seen.meet(named.key, content)
+        if met == "new":
             return named
-        if content is not None and self._seen[key] == content:
+        if met == "same":
             self.duplicates += 1
             return None
         return Document(named.key, {}, DuplicateDocumentError(named.key))
@@ -291,8 +373,13 @@ class BatchStream:
     async def _run_one(self, document: Document, place: int) -> None:
         self._engine.scheduler.arriving -= 1
         try:
-            result = await self._result_of(document, place)
+            try:
+                result = await self._result_of(document, place)
+            except DocumentBusyError:
+                self._deferred.append(document)
+                return
             self._engine.scheduler.dispatch()  # it may have taken no slot at all
+            self._counts[result.status] = self._counts.get(result.status, 0) + 1
             await self._send.send(result)
         finally:
             self._in_flight -= 1
@@ -300,7 +387,7 @@ class BatchStream:
 
     async def _result_of(self, document: Document, place: int) -> RunResult:
         if document.error is not None:
-            return RunResult.refused(self._bound.plan, document.key, document.error)
+            return await self._refused(document, document.error)
         timeout, stopped_by = self._patience()
         try:
             return await self._engine.run_bound(
@@ -314,9 +401,19 @@ class BatchStream:
                 place=place,
                 budgets=self._budgets(),
                 estimates=self._estimates,
+                durable=self._durable,
+                redo=self._journal_options.redo,
+                source=document.source,
             )
+        except (JournalError, DocumentBusyError, EngineClosedError):
+            raise
         except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
-            return RunResult.refused(self._bound.plan, document.key, error)
+            return await self._refused(document, error)
+
+    async def _refused(self, document: Document, error: Exception) -> RunResult:
+        if self._durable is not None:
+            await self._durable.refuse(document.key, error, "")
+        return RunResult.refused(self._bound.plan, document.key, error)
 
     def _budgets(self) -> tuple[BoundBudget, ...]:
         own = self._bound.budget(self._document_budget, "document")
@@ -462,6 +559,9 @@ async def run_batch_async(
     budget: Budget | None = None,
     document_budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
+    redo: Redo | None = None,
     engine: Engine | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended; works under trio and under asyncio.
@@ -489,6 +589,9 @@ async def run_batch_async(
         budget=budget,
         document_budget=document_budget,
         estimates=estimates,
+        journal=journal,
+        on_change=on_change,
+        redo=redo,
     )
 
 
@@ -506,6 +609,9 @@ def run_batch(
     budget: Budget | None = None,
     document_budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
+    redo: Redo | None = None,
     engine: Runner | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended, in memory bounded by what is in flight.
@@ -529,11 +635,18 @@ def run_batch(
         document_budget: Caps what each document may spend.
         estimates: Seconds that steps take, by their names; what the batch's first documents took is used
             if not given.
+        journal: A path (SQLite), a postgresql:// address or a journal object. What is finished is kept there, so
+            that the same batch, run again, does only what is missing.
+        on_change: What becomes of saved outputs when the pipeline has changed: "reuse" keeps those of unchanged
+            steps, "error" refuses, "keep" keeps all by their steps' names, "new" begins anew.
+        redo: Runs documents again that have ended: those that "failed", or those with outputs of "fallbacks".
         engine: A runner to run on, instead of an engine for this batch alone.
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
         TypeError: If both `capacity` and `engine` are given.
+        JournalError: If the journal cannot be opened or written: a batch does not go on without it.
+        PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
         Exception: What the iterable of documents raises, after the documents before it were run.
     """
     options: dict[str, Any] = {
@@ -546,6 +659,9 @@ def run_batch(
         "budget": budget,
         "document_budget": document_budget,
         "estimates": estimates,
+        "journal": journal,
+        "on_change": on_change,
+        "redo": redo,
     }
     if engine is not None:
         refuse_capacity(capacity)
@@ -611,6 +727,9 @@ def iter_batch_async(
     budget: Budget | None = None,
     document_budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
+    redo: Redo | None = None,
     engine: Engine | None = None,
 ) -> AsyncBatch:
     """Run many documents under trio and hand over each result as its document finishes.
@@ -644,6 +763,9 @@ def iter_batch_async(
         budget=budget,
         document_budget=document_budget,
         estimates=estimates,
+        journal=journal,
+        on_change=on_change,
+        redo=redo,
     )
 
 
@@ -653,7 +775,7 @@ class Batch:
     def __init__(self, runner: Runner | None, capacity: int | None, *arguments: Any, **options: Any) -> None:
         self._runner = runner
         self._own: TrioThread | None = None
-        self._results: queue.Queue[RunResult | None] = queue.Queue(maxsize=1)  # None is the end
+        self._results: ThreadChannel[RunResult] = ThreadChannel(1)
 
         async def perform(engine: Engine) -> None:
             await self._perform(engine, *arguments, **options)
@@ -665,27 +787,27 @@ class Batch:
             self._own = TrioThread("pipeline_engine batch", is_daemon=True)
             self._own.start()
             self._future = self._own.submit(engine_for, None, capacity, perform)
-        self._future.add_done_callback(lambda _future: self._offer_end())
+        self._future.add_done_callback(lambda _future: self._results.close())
         self._is_over = False
 
     async def _perform(
         self, engine: Engine, dag: Pipeline | Plan, documents: Documents, models: Models | None, **options: Any
     ) -> None:
         async with BatchStream(engine, engine.bind(dag, models), documents, **options) as stream:
-            async for result in stream:
-                await self._hand_over(result)
 
-    async def _hand_over(self, result: RunResult) -> None:
-        try:
-            self._results.put_nowait(result)
-        except queue.Full:
-            await trio.to_thread.run_sync(self._results.put, result, abandon_on_cancel=True)
+            def wind_up() -> None:
+                """Wait for a reader no longer: what is in flight comes to its end, and is kept for it."""
+                stream.stop_admitting(_RUNNER_CLOSED)
+                self._results.unbound()
 
-    def _offer_end(self) -> None:
-        try:
-            self._results.put_nowait(None)
-        except queue.Full:
-            pass  # the reader will find the future done once it has taken what is there
+            with contextlib.nullcontext() if self._runner is None else self._runner.when_closing(wind_up):
+                async for result in stream:
+                    await self._results.send(result)
+        if stream.stopped_by == _RUNNER_CLOSED:
+            raise EngineClosedError(
+                "runner",
+                "was closed before the batch had ended. What was in flight came to its end; run the others again.",
+            )
 
     def __iter__(self) -> Iterator[RunResult]:
         return self
@@ -693,10 +815,9 @@ class Batch:
     def __next__(self) -> RunResult:
         if self._is_over:
             raise StopIteration
-        is_drained = self._future.done() and self._results.empty()
-        item: RunResult | None = None if is_drained else self._results.get()
-        if item is not None:
-            return item
+        result = self._results.receive()
+        if result is not None:
+            return result
         self._is_over = True
         self._leave()
         self._future.result()
@@ -710,7 +831,6 @@ class Batch:
             self._leave()
 
     def _leave(self) -> None:
-        _empty(self._results)
         if self._own is not None:
             self._own.close()
 
@@ -727,14 +847,6 @@ class Batch:
             future.cancel()
 
 
-def _empty(items: queue.Queue[Any]) -> None:
-    while True:
-        try:
-            items.get_nowait()
-        except queue.Empty:
-            return
-
-
 def iter_batch(
     dag: Pipeline | Plan,
     documents: Iterable[Mapping[str, Any] | Document],
@@ -748,6 +860,9 @@ def iter_batch(
     budget: Budget | None = None,
     document_budget: Budget | None = None,
     estimates: Mapping[str, float] | None = None,
+    journal: str | Path | JournalPlace | None = None,
+    on_change: OnChange = "reuse",
+    redo: Redo | None = None,
     engine: Runner | None = None,
 ) -> Batch:
     """Run many documents and yield each result as its document finishes.
@@ -782,4 +897,7 @@ def iter_batch(
         budget=budget,
         document_budget=document_budget,
         estimates=estimates,
+        journal=journal,
+        on_change=on_change,
+        redo=redo,
     )

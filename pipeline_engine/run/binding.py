@@ -14,10 +14,11 @@ from typing import Any
 
 from pipeline_engine.declare import Breaker, Budget, Limits, Model, ModelChain, Price, Role, Timeout
 from pipeline_engine.errors import PlanError
+from pipeline_engine.journal import digest_of
 from pipeline_engine.plan import FallbackStep, FallbackValue, Plan, PlannedStep
 from pipeline_engine.resilience.governor import Credential, Governor
 from pipeline_engine.resilience.ledger import Ledger
-from pipeline_engine.schedule import BoundBudget, BoundModel, Candidate, PlanEstimates
+from pipeline_engine.schedule import BoundBudget, BoundModel, Candidate, PlanEstimates, PlanKeys
 from pipeline_engine.text import sentence_list
 from pipeline_engine.values import CompletionModel, Cost, EmbeddingModel, Problem, StreamingModel, Usage
 
@@ -70,6 +71,7 @@ class ModelPool:
                 can_stream=isinstance(model, StreamingModel),
                 governor=self._govern_object(name, model),
                 max_tokens=getattr(model, "max_tokens", None),
+                identity=_identity_of(name, model),
             )
         raise ValueError(
             f'{model!r} is no model. Give "provider:model", Model(…), or an object with complete(request).'
@@ -185,6 +187,7 @@ class ModelPool:
             can_stream=isinstance(opened, StreamingModel),
             governor=self._govern(model, opened),
             max_tokens=model.max_tokens,
+            identity=_identity_of(model.name, opened),
         )
 
     def _transport(self) -> Any:
@@ -207,6 +210,19 @@ class ModelPool:
 
 Pricing = Callable[[Usage, str | None], Cost]
 """Returns what tokens cost, of the model that says it has answered."""
+
+
+def _identity_of(name: str, model: object) -> str:
+    """Return the hash of all that makes a difference to a model's answers.
+
+    An object may say it in an attribute `identity`, in JSON's types; else its name stands for it.
+    """
+    told = getattr(model, "identity", None)
+    try:
+        return digest_of([name, told])
+    except (TypeError, ValueError):
+        _log.warning("model %r: its attribute identity is not in JSON's types, and is not used", name)
+        return digest_of([name, None])
 
 
 def _own_price(model: object) -> Pricing | None:
@@ -256,6 +272,14 @@ class BoundPlan:
     estimates: PlanEstimates = field(repr=False)
     """What the steps have taken so far, over all runs."""
     pool: ModelPool = field(repr=False)
+    _keys: list[PlanKeys] = field(default_factory=list, repr=False)
+
+    @property
+    def keys(self) -> PlanKeys:
+        """What its steps are known by in a journal; made when the first journal asks for it."""
+        if not self._keys:
+            self._keys.append(PlanKeys(self.plan, self.candidates))
+        return self._keys[0]
 
     @classmethod
     def bind(cls, plan: Plan, models: Models | None, pool: ModelPool) -> BoundPlan:

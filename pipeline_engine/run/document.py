@@ -26,3 +26,5 @@ class Document:
     """A value for each declared input."""
     error: Exception | None = None
     """Why there are no inputs: the document is then a failed one, and the others are not affected."""
+    source: str | None = None
+    """Where it can be read again, such as a file's path: what a journal keeps that does not store documents."""

@@ -11,15 +11,19 @@ from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import trio
 from pydantic_core import PydanticSerializationError, ValidationError, to_json
 
-from pipeline_engine.errors import EngineClosedError, InputError
+from pipeline_engine.errors import DocumentBusyError, EngineClosedError, InputError, JournalError
+from pipeline_engine.journal import JournalPlace, PostgresJournal, SqliteJournal, journal_place
 from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
+from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
+from pipeline_engine.run.durable import Admitted, DurableBatch, JournalOptions
 from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.stream import RunStream
@@ -31,7 +35,7 @@ from pipeline_engine.schedule import (
     StepExecutors,
     only_error,
 )
-from pipeline_engine.values import RUNNING_STEP, Record, RunFinished, RunStarted, Sink
+from pipeline_engine.values import RUNNING_STEP, Busy, Record, RunFinished, RunStarted, Sink
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,12 +43,14 @@ if TYPE_CHECKING:
 
     from pipeline_engine.declare import Budget, Pipeline
     from pipeline_engine.schedule import BoundBudget, Follower
+    from pipeline_engine.values import Journal, OnChange, Redo
 
 __all__ = ["DEFAULT_CAPACITY", "Engine", "document_key", "validate_inputs"]
 
 DEFAULT_CAPACITY = 64
 _log = logging.getLogger("pipeline_engine")
 _REMEMBERED_PLANS = 64
+_JOURNAL_CLOSE_SECONDS = 60.0
 _SINGLE_RUNS = "single runs"
 """The group of all runs that belong to no batch: first come first served among them, in turns with batches."""
 
@@ -98,6 +104,11 @@ class Engine:
         self._scheduler = Scheduler(capacity)
         self._executors = StepExecutors(self._scheduler)
         self._bound: dict[Plan, tuple[Models | None, BoundPlan]] = {}
+        self._journals: dict[Hashable, tuple[JournalPlace, Journal]] = {}
+        self._single_batches: dict[Hashable, DurableBatch] = {}
+        self._opening = trio.Lock()
+        self._executions: dict[Hashable, dict[Execution, None]] = {}
+        self._draining: dict[Hashable, str] = {}
         self._run_prefix = token_hex(6)
         self._run_numbers = count(1)
         self._wall_time_at_zero = 0.0
@@ -124,6 +135,8 @@ class Engine:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
             await self._executors.aclose()
             await self._pool.aclose()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _JOURNAL_CLOSE_SECONDS):
+            await self._close_journals()
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
@@ -179,6 +192,81 @@ class Engine:
         """The slots and the queue that all runs share."""
         return self._scheduler
 
+    # Journals
+
+    async def open_journal(self, journal: str | Path | JournalPlace) -> tuple[JournalPlace, Journal]:
+        """Open a journal, once for all runs of this engine; it is closed with the engine.
+
+        Raises:
+            JournalError: If it cannot be opened.
+            TypeError: If it is no path, address or journal object.
+        """
+        place = journal_place(journal)
+        key: Hashable = str(journal) if isinstance(journal, str | Path) else id(place)
+        async with self._opening:
+            known = self._journals.get(key)
+            if known is None:
+                # It may have to wait for a disk, or for a database far away.
+                is_slow = isinstance(place, SqliteJournal | PostgresJournal)
+                opened = await trio.to_thread.run_sync(place.open) if is_slow else place.open()
+                known = self._journals[key] = place, opened
+        return known
+
+    async def begin_batch(
+        self, bound: BoundPlan, journal: str | Path | JournalPlace, options: JournalOptions, *, is_single: bool = False
+    ) -> DurableBatch:
+        """Begin a batch in a journal, or go on with the pipeline's last one, if that has not ended.
+
+        Raises:
+            PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
+            JournalError: If the journal cannot be opened or written.
+        """
+        place, opened = await self.open_journal(journal)
+        now = datetime.fromtimestamp(self._wall_time_at_zero + self._scheduler.now(), UTC)
+        return await DurableBatch.begin(
+            place,
+            opened,
+            bound,
+            options,
+            batch=f"{now:%Y%m%d-%H%M%S}-{token_hex(3)}",
+            is_single=is_single,
+            wall_time_at_zero=self._wall_time_at_zero,
+        )
+
+    async def _single_batch(
+        self, bound: BoundPlan, journal: str | Path | JournalPlace, options: JournalOptions
+    ) -> DurableBatch:
+        """Return the batch that all single runs of a plan belong to."""
+        key = (str(journal) if isinstance(journal, str | Path) else id(journal), id(bound), options.on_change)
+        known = self._single_batches.get(key)
+        if known is None:
+            known = self._single_batches[key] = await self.begin_batch(bound, journal, options, is_single=True)
+        return known
+
+    async def _close_journals(self) -> None:
+        for batch in self._single_batches.values():
+            try:
+                await batch.finish({}, is_done=True)
+            except JournalError:
+                pass  # whoever wrote to it was told
+        self._single_batches.clear()
+        while self._journals:
+            place, journal = self._journals.pop(next(iter(self._journals)))
+            if isinstance(place, SqliteJournal | PostgresJournal):
+                await trio.to_thread.run_sync(place.close, journal)
+            else:
+                place.close(journal)
+
+    def drain(self, group: Hashable, reason: str) -> None:
+        """Let the calls on the wire of a group's runs finish, and start nothing more of it."""
+        self._draining[group] = reason
+        for execution in list(self._executions.get(group, ())):
+            execution.drain(reason)
+
+    def forget(self, group: Hashable) -> None:
+        """Forget a group that is over."""
+        self._draining.pop(group, None)
+
     def bind(self, dag: Pipeline | Plan, models: Models | None = None) -> BoundPlan:
         """Compile a pipeline and bind its roles, once for all runs that use the same `models`.
 
@@ -209,11 +297,16 @@ class Engine:
         priority: int = 0,
         budget: Budget | None = None,
         estimates: Mapping[str, float] | None = None,
+        journal: str | Path | JournalPlace | None = None,
+        on_change: OnChange = "reuse",
     ) -> RunResult:
         """Run one document and return how every step ended.
 
         A step's failure never raises here: it is in the result. A cancellation propagates after
         every slot was given back. Called inside a step, the step gives its slot back meanwhile.
+
+        With a journal, what was finished before is taken from there: a run that was interrupted goes on
+        where it stopped, and only failed steps of one that ended are tried again.
 
         Args:
             dag: A pipeline, or its plan.
@@ -225,15 +318,24 @@ class Engine:
             budget: Caps what the run may spend.
             estimates: Seconds that steps take, by their names: they decide which of several ready steps
                 goes first. What earlier runs of the pipeline took is used if not given.
+            journal: A path, a postgresql:// address or a journal object.
+            on_change: What becomes of saved outputs when the pipeline has changed.
 
         Raises:
             PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
             ValueError: If `timeout` is not positive, or `estimates` names no step.
+            JournalError: If the journal cannot be opened or written: the run does not go on without it.
+            PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
         """
         _check_timeout(timeout)
         bound = self.bind(dag, models)
+        if not self._is_open:
+            raise EngineClosedError("engine")
+        durable = None
+        if journal is not None:
+            durable = await self._single_batch(bound, journal, JournalOptions(on_change))
         return await self.run_bound(
             bound,
             inputs,
@@ -242,6 +344,8 @@ class Engine:
             priority=priority,
             budgets=_given(bound.budget(budget, "run")),
             estimates=self.estimates(bound, estimates, slots=self.capacity),
+            durable=durable,
+            redo="failed",  # somebody who runs this one document again wants it tried again
         )
 
     @asynccontextmanager
@@ -343,6 +447,9 @@ class Engine:
         follower: Follower | None = None,
         budgets: Sequence[BoundBudget] = (),
         estimates: PlanEstimates | None = None,
+        durable: DurableBatch | None = None,
+        redo: Redo | None = None,
+        source: str | None = None,
     ) -> RunResult:
         """Run one document of a bound plan: what `run` and batches are made of.
 
@@ -359,10 +466,15 @@ class Engine:
             follower: Whoever follows its streamed replies and outcomes.
             budgets: What caps its spending.
             estimates: What its steps take; what the bound plan has learnt if not given.
+            durable: Its batch in a journal.
+            redo: Whether it is run again though it has ended.
+            source: Where the document can be read again.
 
         Raises:
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
+            JournalError: If the journal can be written no more.
+            DocumentBusyError: In a batch, if another process works on the document.
         """
         if not self._is_open:
             raise EngineClosedError("engine")
@@ -371,6 +483,21 @@ class Engine:
         run_id = f"{self._run_prefix}-{next(self._run_numbers)}"
         if key is None:
             key = document_key(inputs) or run_id
+        admitted: Admitted | None = None
+        if durable is not None:
+            claim = durable.claim if group is not None else durable.wait_for
+            found = await claim(key, values, run_id, source=source, redo=redo)
+            if isinstance(found, Admitted) and found.bound.is_probe:
+                known = await self._probe(bound, values, found)
+                found = known if known is not None else await durable.claim_again(found, run_id)
+            if isinstance(found, RunResult):
+                return found
+            if isinstance(found, Busy):
+                raise DocumentBusyError(key, found.worker)
+            admitted = found
+            for budget in budgets:
+                if budget.ledger.of != "batch":  # what the batch has spent was counted when it began
+                    budget.ledger.charge(Amount(admitted.spent_usd, admitted.spent_tokens))
         records: list[Record] = []
         now = self._scheduler.now()
         started = RunStarted(now, run_id, key, plan.outline, self._wall_time_at_zero + now, self.capacity)
@@ -400,7 +527,12 @@ class Engine:
             follower=follower,
             estimates=bound.estimates if estimates is None else estimates,
             budgets=budgets,
+            journal=None if admitted is None else admitted.bound,
         )
+        running = self._executions.setdefault(group, {})
+        running[execution] = None
+        if group in self._draining:
+            execution.drain(self._draining[group])
         try:
             if RUNNING_STEP.get() is None:
                 await execution.run(timeout, stopped_by)
@@ -408,9 +540,41 @@ class Engine:
                 async with WithoutSlot(self._scheduler):
                     await execution.run(timeout, stopped_by)
         finally:
+            del running[execution]
+            if not running:
+                self._executions.pop(group, None)
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
+            if admitted is not None and durable is not None and execution.is_kept:
+                await durable.end(admitted, result, self._scheduler.now() - now)  # shielded, and bounded
         return result
+
+    async def _probe(self, bound: BoundPlan, values: Sequence[Any], admitted: Admitted) -> RunResult | None:
+        """Return the result of a document that was completed before; None if there is anything to be done."""
+        journal = admitted.bound
+        execution = Execution(
+            bound.plan,
+            values,
+            bound.candidates,
+            scheduler=self._scheduler,
+            executors=self._executors,
+            emit=_forget,
+            dice=self._dice,
+            run_id=journal.run,
+            document=journal.document,
+            group=_SINGLE_RUNS,
+            host=self,
+            journal=journal,
+        )
+        journaling = execution.journaling
+        await execution.run()
+        if journaling is None or journaling.has_missed:
+            return None
+        return RunResult(execution.state, (), document=journal.document, run_id=journal.run, is_restored=True)
+
+
+def _forget(record: Record) -> None:
+    """Tell nobody: nothing happens."""
 
 
 def _given(budget: BoundBudget | None) -> tuple[BoundBudget, ...]:

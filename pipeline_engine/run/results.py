@@ -55,7 +55,15 @@ class RunResult:
         ('failed', Failed(error=ZeroDivisionError('division by zero')))
     """
 
-    def __init__(self, state: RunState, records: Sequence[Record], *, document: str, run_id: str) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        records: Sequence[Record],
+        *,
+        document: str,
+        run_id: str,
+        is_restored: bool = False,
+    ) -> None:
         self._state = state
         self._records = records
         self.document = document
@@ -65,6 +73,8 @@ class RunResult:
         self.status: Status = state.status()
         """Judged by the leaves, the steps that nobody needs: "completed", "partial", "failed" or "stopped"."""
 
+        self.is_restored = is_restored
+        """Whether it was read back from a journal: the document had ended before, and nothing was run."""
         self.error: Exception | None = None
         """Why the document was not run at all: its inputs do not fit, or could not be read."""
 
@@ -77,6 +87,11 @@ class RunResult:
         result = cls(state, (), document=document, run_id="")
         result.error = error
         return result
+
+    @property
+    def state(self) -> RunState:
+        """How far every step has come; for the engine's own use."""
+        return self._state
 
     @property
     def plan(self) -> Plan:

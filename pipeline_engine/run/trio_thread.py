@@ -26,16 +26,23 @@ class TrioThread:
     def __init__(self, name: str, *, is_daemon: bool = False) -> None:
         self._thread = threading.Thread(target=self._main, name=name, daemon=is_daemon)
         self._started = threading.Event()
+        self._ended = threading.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
         self._closing: trio.Event | None = None
-        self._lock = threading.Lock()
         self._is_open = False
+        self._failure: BaseException | None = None
 
     def start(self) -> None:
-        """Start the thread and return once its loop is running."""
+        """Start the thread and return once its loop is running.
+
+        Raises:
+            RuntimeError: If the loop could not be started, for want of file descriptors for instance.
+        """
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            raise RuntimeError(f"the thread {self._thread.name!r} could not start its trio loop.") from self._failure
 
     @property
     def is_open(self) -> bool:
@@ -45,8 +52,14 @@ class TrioThread:
     def _main(self) -> None:
         try:
             trio.run(self._serve)
+        except BaseException as error:
+            if self._started.is_set():
+                raise
+            self._failure = error  # told by start(), which waits for it
         finally:
             self._is_open = False
+            self._started.set()
+            self._ended.set()
 
     async def _serve(self) -> None:
         self._closing = trio.Event()
@@ -82,8 +95,10 @@ class TrioThread:
         function: Callable[..., Awaitable[T]],
         *arguments: Any,
         in_order: Callable[[], Any] | None = None,
-    ) -> tuple[Future[T], threading.Event]:
-        """Start `function` there; return its future, and an event that is set when it has left.
+    ) -> tuple[Future[T], Future[None]]:
+        """Start `function` there; return its future, and one that is done when it has left.
+
+        A cancelled future is done at once, while the function may still clean up.
 
         Raises:
             RuntimeError: If the thread is closed.
@@ -92,7 +107,7 @@ class TrioThread:
             raise RuntimeError("the trio thread is closed")
         future: Future[T] = Future()
         scope = trio.CancelScope()
-        ended = threading.Event()
+        left: Future[None] = Future()
         context = contextvars.copy_context()
 
         async def perform(*more: Any) -> None:
@@ -110,27 +125,27 @@ class TrioThread:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(error)
             finally:
-                ended.set()
+                left.set_result(None)
 
         def begin() -> None:
             more = () if in_order is None else (in_order(),)
             if self._nursery is None or (self._closing is not None and self._closing.is_set()):
                 _tell_cancelled(future)
-                ended.set()
+                left.set_result(None)
             else:
                 context.run(self._nursery.start_soon, perform, *more)
 
         def cancel(done: Future[T]) -> None:
             if done.cancelled():
-                self._tell(scope.cancel)
+                self.tell(scope.cancel)
 
         future.add_done_callback(cancel)
-        if not self._tell(begin):  # the loop ended in this very moment
+        if not self.tell(begin):  # the loop ended in this very moment
             _tell_cancelled(future)
-            ended.set()
-        return future, ended
+            left.set_result(None)
+        return future, left
 
-    def _tell(self, callback: Callable[[], object]) -> bool:
+    def tell(self, callback: Callable[[], object]) -> bool:
         """Have something called on the thread; return False if its loop is gone, and the work with it."""
         if self._token is None:
             return False
@@ -139,6 +154,11 @@ class TrioThread:
         except trio.RunFinishedError:
             return False
         return True
+
+    def spawn(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Start `function` from the thread itself; does nothing if it takes no more work."""
+        if self._nursery is not None and self._closing is not None and not self._closing.is_set():
+            self._nursery.start_soon(function)
 
     def call(
         self,
@@ -151,25 +171,45 @@ class TrioThread:
         Raises:
             RuntimeError: If the thread is closed, or is the one that calls: it would wait for itself.
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "this call would wait for its own thread. Inside an async step use `await run_pipeline_async(…)`."
-            )
-        future, ended = self.submit_tracked(function, *arguments, in_order=in_order)
+        self.refuse_itself()
+        future, left = self.submit_tracked(function, *arguments, in_order=in_order)
         try:
             return future.result()
         except (KeyboardInterrupt, SystemExit):
             future.cancel()
-            ended.wait()
+            left.result()
             raise
 
+    def refuse_itself(self) -> None:
+        """Raise if the caller is this thread: what it would wait for could never happen.
+
+        Raises:
+            RuntimeError: If it is.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "this call would wait for its own thread. Inside an async step use `await run_pipeline_async(…)`."
+            )
+
+    def end(self) -> None:
+        """Take no more work; the thread ends when the work that is under way has. Does not wait for it."""
+        self._is_open = False
+        if self._closing is not None:
+            self.tell(self._closing.set)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has ended, `timeout` seconds at most; return whether it has."""
+        # Not Thread.join() alone: in Python 3.11 an interrupted one takes the thread for ended ever after.
+        if not self._ended.wait(timeout):
+            return False
+        self._thread.join()
+        return True
+
     def close(self) -> None:
-        """Wait for the work that is under way, then end the thread. Does nothing the second time."""
-        with self._lock:
-            was_open, self._is_open = self._is_open, False
-        if was_open and self._closing is not None:
-            self._tell(self._closing.set)
-            self._thread.join()
+        """Wait for the work that is under way, then end the thread. Closing again waits for the same end."""
+        self.refuse_itself()
+        self.end()
+        self.join()
 
 
 def _tell_cancelled(future: Future[Any]) -> None:

@@ -31,6 +31,7 @@ from pipeline_engine.schedule.admission import cancel_call, cost_of, end_call, s
 from pipeline_engine.schedule.deadlines import begin_deadline, move_deadline, timeout_error
 from pipeline_engine.schedule.estimates import PlanEstimates
 from pipeline_engine.schedule.hedging import ask_twice
+from pipeline_engine.schedule.journaling import BoundJournal, Journaling
 from pipeline_engine.schedule.judging import (
     bug_in,
     cancellation_in,
@@ -57,6 +58,7 @@ from pipeline_engine.values import (
     Completed,
     Completion,
     CooldownStarted,
+    Cost,
     CredentialParked,
     Delta,
     EmbeddingModel,
@@ -129,6 +131,7 @@ class Execution:
         follower: Whoever follows its streamed replies.
         estimates: What the plan's steps have taken so far, shared by all its runs.
         budgets: What caps its spending: the document's own, its batch's.
+        journal: Its document in a journal.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class Execution:
         follower: Follower | None = None,
         estimates: PlanEstimates | None = None,
         budgets: Sequence[BoundBudget] = (),
+        journal: BoundJournal | None = None,
     ) -> None:
         self.plan = plan
         self.estimates = PlanEstimates(plan) if estimates is None else estimates
@@ -159,6 +163,10 @@ class Execution:
         self.linking = Linking(self)
         self.host = host
         self.state = RunState(plan, inputs)
+        self.journaling = None if journal is None else Journaling(self, journal)
+        self._ended_by: str | None = None
+        self.is_kept = True
+        """Whether the journal, if there is one, has taken all that it was told."""
         self.candidates = candidates
         self.scheduler = scheduler
         self.executors = executors
@@ -188,27 +196,51 @@ class Execution:
         A cancellation from outside propagates, after every step got its outcome and every slot,
         timer and place in the queue was given back.
         """
-        if timeout is None:
-            try:
-                await self._run()
-            finally:
-                self._stop("cancelled")
-                self._let_go()
-            return
-        self.deadline = trio.current_time() + timeout
         reason = "cancelled"
         try:
-            with trio.CancelScope(deadline=self.deadline) as scope:
+            if timeout is None:
                 await self._run()
-            if scope.cancelled_caught:
-                reason = stopped_by or f"the run's timeout of {timeout:g} s"
+            else:
+                self.deadline = trio.current_time() + timeout
+                with trio.CancelScope(deadline=self.deadline) as scope:
+                    await self._run()
+                if scope.cancelled_caught:
+                    reason = stopped_by or f"the run's timeout of {timeout:g} s"
         finally:
-            self._stop(reason)
+            journaling = self.journaling
+            if journaling is not None:
+                await journaling.flush()  # shielded: what was paid for is kept, whatever ends the run
+                journaling.close()
+            self._stop(self._ended_by or reason)
             self._let_go()
+            self.is_kept = journaling is None or journaling.error is None
+        if journaling is not None and journaling.error is not None:
+            raise journaling.error
+
+    def interrupt(self, reason: str) -> None:
+        """End the run now, its calls on the wire too; its open steps are stopped for this reason."""
+        if self._ended_by is None:
+            self._ended_by = reason
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def drain(self, reason: str) -> None:
+        """Start nothing more, let the calls on the wire finish, and end; the rest is stopped for this reason."""
+        if self.is_ending:
+            return
+        self._ended_by = reason
+        self._end()
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
+
+    def in_context(self, function: Callable[[], object]) -> None:
+        """Call a function so that what it calls sees this run's context variables."""
+        self._context.copy().run(function)
 
     def _let_go(self) -> None:
         """Part with the helpers that hold this run: in a circle it would live on until a full collection."""
-        del self.spending, self.linking
+        del self.spending, self.linking, self.journaling
 
     async def _run(self) -> None:
         caller = RUNNING_STEP.get()
@@ -220,7 +252,8 @@ class Execution:
                     first = self._carry_out(self.state.begin(), self.scheduler.now())
                     if first is not None:
                         await self._work(first)
-                    if not self.state.is_over:
+                    is_rehearsal = self.journaling is not None and self.journaling.leaves_out()
+                    if not self.state.is_over and not self.is_ending and not is_rehearsal:
                         self._parked = trio.lowlevel.current_task()
                         await trio.lowlevel.wait_task_rescheduled(self._unpark)
                 finally:
@@ -279,11 +312,15 @@ class Execution:
                     name = self.plan.steps[decision.step].name
                     self.emit(StepReady(now, name, None, self._name(decision.unblocked_by)))
                     self.emit(StepMapped(now, name, decision.width))
+                    if self.journaling is not None:
+                        self.journaling.bound.recall.open(name, decision.width)
                 else:
                     has_closed = True
                     self._close(decision.step, now, more)
             if has_closed:
                 ready = self._without_closed(ready, now, more)
+            if self.journaling is not None and ready and not more:
+                ready = self.journaling.recalled(ready, now, more)
             decisions = more
         return self._admit(ready, now)
 
@@ -393,6 +430,8 @@ class Execution:
     def _take_needs(self, step_run: StepRun, now: float) -> bool:
         """Take all that an attempt needs, at the one instant at which it was found to be there."""
         gate = step_run.gate
+        if self.journaling is not None and not self.journaling.may_call(step_run, now):
+            return False
         if gate is not None:
             needed = self.spending.needed(step_run) if self.budgets else None
             if needed is not None:
@@ -456,8 +495,8 @@ class Execution:
                 RUNNING_STEP.reset(running)
             if not self.candidates[step.index]:
                 raise AssertionError(f"step {step.name!r} was bound to no model")
-        if step.kind == "function" or self._may_wait(step_run, now, more):
-            ready.append(step_run)
+        if step.kind == "function" or self.journaling is not None or self.may_wait(step_run, now, more):
+            ready.append(step_run)  # with a journal, what was saved is looked for before anything else
 
     def _divide(self, step: PlannedStep, by: int | None, now: float, more: list[Decision]) -> None:
         """Ask an embed step for its texts, and divide them into batches that the model takes."""
@@ -482,8 +521,7 @@ class Execution:
 
     def _fail_in_code(self, step_run: StepRun, part: str, error: Exception, now: float, more: list[Decision]) -> None:
         """End a step by a bug in the pipeline's own code: no retry, no fallback."""
-        failure = bug_in(step_run.step.name, part, error)
-        self.settle(step_run.step.index, step_run.item, Failed(failure), now, more)
+        self._fail(step_run, bug_in(step_run.step.name, part, error), now, more)
 
     def _evaluate(self, asked: Evaluate, now: float, more: list[Decision]) -> None:
         step = self.plan.steps[asked.step]
@@ -558,7 +596,8 @@ class Execution:
             self.scheduler.cancel(step_run.timer)
             step_run.timer = None
 
-    def _backed_off(self, step_run: StepRun) -> None:
+    def backed_off(self, step_run: StepRun) -> None:
+        """Let a step run go on whose delay is over."""
         step_run.timer = None
         self.resume(step_run)
         now = trio.current_time()
@@ -580,8 +619,17 @@ class Execution:
         if self.is_ending:
             self.waiting[step_run] = None
             return
-        if step_run.step.kind != "function" and not self._may_wait(step_run, now, more):
-            return
+        if step_run.step.kind != "function":
+            journaling = self.journaling
+            if journaling is not None and (
+                journaling.holds_up(step_run, now)
+                or journaling.replays(step_run, now, more)
+                or journaling.looks_up(step_run, now, more)
+                or journaling.leaves_out(step_run)
+            ):
+                return
+            if not self.may_wait(step_run, now, more):
+                return
         if self.plan.has_linked_calls and self.linking.waits_for_another(step_run, now):
             return
         self._enqueue(step_run)
@@ -611,7 +659,7 @@ class Execution:
 
     # Models that cannot be asked now, and budgets that have no room
 
-    def _may_wait(self, step_run: StepRun, now: float, more: list[Decision]) -> bool:
+    def may_wait(self, step_run: StepRun, now: float, more: list[Decision]) -> bool:
         """Return whether the model at hand is worth waiting for; if not, go on to what is tried next."""
         candidate = step_run.candidate
         if not isinstance(candidate, BoundModel):
@@ -632,7 +680,7 @@ class Execution:
         self.linking.part(step_run)
         index, error = found.to, found.error
         if index is None:
-            self.settle(step_run.step.index, step_run.item, Failed(error), now, more)
+            self._fail(step_run, error, now, more)
         elif step_run.substitute is not None:
             self.next_candidate(step_run, error, now, more)
         else:
@@ -763,6 +811,8 @@ class Execution:
             gate.count_first_try()
         model = None if step.kind == "function" else step_run.model_name
         self.emit(AttemptStarted(now, step.name, step_run.item, step_run.attempt, model, step_run.is_repair))
+        if self.journaling is not None and model is not None:
+            self.journaling.attempt_sent(step_run)
         if step_run.attempt > 1:
             step_run.answered_by = None
             step_run.first_token_at, step_run.blocked = None, 0.0
@@ -897,6 +947,8 @@ class Execution:
         if step_run.is_running:
             step_run.is_running = False
             fault = Fault("cancelled", "cancelled from outside")
+            if self.journaling is not None and step_run.step.kind != "function":
+                self.journaling.attempt_ended(step_run, None, now)
             self.emit(
                 AttemptFinished(
                     now,
@@ -918,15 +970,52 @@ class Execution:
         self, step_run: StepRun, value: Any, error: Exception | None, finished: float, *, is_shared: bool = False
     ) -> StepRun | None:
         """Record an attempt and decide what follows; return what this task goes on with."""
-        step, item = step_run.step, step_run.item
         more: list[Decision] = []
+        now = self.conclude(step_run, value, error, finished, more, is_shared=is_shared)
+        return self._carry_out(more, now)
+
+    def conclude(
+        self,
+        step_run: StepRun,
+        value: Any,
+        error: Exception | None,
+        finished: float,
+        more: list[Decision],
+        *,
+        is_shared: bool = False,
+        is_replayed: bool = False,
+    ) -> float:
+        """Record an attempt and judge what came of it; what follows is added to `more`.
+
+        Args:
+            step_run: Whose attempt it was.
+            value: What it has returned, or its model has answered.
+            error: Why it has not.
+            finished: When it ended.
+            more: Takes the decisions that follow.
+            is_shared: Whether the reply was paid for by an equal call.
+            is_replayed: Whether it is in the journal already.
+
+        Returns:
+            The instant at which the judgement was made.
+        """
+        step, item = step_run.step, step_run.item
+        journaling = self.journaling
         if step.kind == "function":
             fault = None if error is None else fault_of(error)
             self.emit(AttemptFinished(finished, step.name, item, step_run.attempt, fault))
+            if journaling is not None and error is not None:
+                journaling.attempt_ended(step_run, error, finished)
         else:
             if error is None and isinstance(value, Completion):
                 error = withheld(value, self._answered_by(step_run))
             self._record_call(step_run, value, error, finished, is_shared=is_shared)
+            if journaling is not None and not is_replayed:
+                if isinstance(value, Completion | Embeddings):
+                    cost = Cost() if is_shared else cost_of(step_run, value)
+                    journaling.call_finished(step_run, value, finished, cost, is_shared=is_shared)
+                elif error is not None:
+                    journaling.attempt_ended(step_run, error, finished)
         now = finished
         if error is None:
             error, value = judged(step, value, step_run.arguments)
@@ -935,18 +1024,28 @@ class Execution:
                 error = checked(step, step.check, value, arguments, keywords)
             if step.output.validate is not None or step.check is not None:
                 now = self.scheduler.now()
-        if error is None and step.accept is not None and self._goes_on_in_cascade(step_run, value, now, more):
-            return self._carry_out(more, now)
-        if error is None:
-            outcome = Completed(value, step_run.via)
-            if item is None and not self._callers:
-                # The way that nearly every step takes.
-                self.emit(StepFinished(now, step.name, None, outcome))
-                return self._carry_out(self.state.settle(step.index, None, outcome), now)
-            self.settle(step.index, item, outcome, now, more)
-            return self._carry_out(more, now)
-        self._after_failure(step_run, error, now, more)
-        return self._carry_out(more, now)
+        if error is not None:
+            self._after_failure(step_run, error, now, more)
+        elif step.accept is None or not self._goes_on_in_cascade(step_run, value, now, more):
+            self._complete(step_run, Completed(value, step_run.via), now, more)
+        return now
+
+    def _complete(self, step_run: StepRun, outcome: Completed[Any], now: float, more: list[Decision]) -> None:
+        """End a step with an output: at once, or when its journal has it."""
+        if self.journaling is not None:
+            self.journaling.accept(step_run, outcome, now, more)
+        elif step_run.item is None and not self._callers:
+            # The way that nearly every step takes.
+            self.emit(StepFinished(now, step_run.step.name, None, outcome))
+            more.extend(self.state.settle(step_run.step.index, None, outcome))
+        else:
+            self.settle(step_run.step.index, step_run.item, outcome, now, more)
+
+    def _fail(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
+        """End a step without an output."""
+        if self.journaling is not None:
+            self.journaling.failed(step_run)
+        self.settle(step_run.step.index, step_run.item, Failed(error), now, more)
 
     def _goes_on_in_cascade(self, step_run: StepRun, value: Any, now: float, more: list[Decision]) -> bool:
         """Ask `accept=` about an output; if it is not good enough, go on to the cascade's next role."""
@@ -1015,9 +1114,8 @@ class Execution:
     # After a failure: repair, try again, fall back, give up
 
     def _after_failure(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
-        step = step_run.step
         if isinstance(error, StepCodeError):
-            self.settle(step.index, step_run.item, Failed(error), now, more)
+            self._fail(step_run, error, now, more)
         elif isinstance(error, StepTimeoutError) and error.which == "step":
             self._end_by_deadline(step_run, now, more)
         elif isinstance(error, OutputError):
@@ -1060,7 +1158,7 @@ class Execution:
                 dice=self.dice,
             )
         except Exception as bug:  # noqa: BLE001 - Retry(on=…) is the user's own code
-            self.settle(step.index, step_run.item, Failed(bug_in(step.name, "Retry(on=…)", bug)), now, more)
+            self._fail(step_run, bug_in(step.name, "Retry(on=…)", bug), now, more)
             return
         if again is None or (step_run.gate is not None and not step_run.gate.may_retry()):
             self.next_candidate(step_run, error, now, more)
@@ -1076,7 +1174,7 @@ class Execution:
             self._call_guarded(f"on_retry of step {step.name!r}", told)
         self.emit(WaitStarted(now, step.name, step_run.item, "backoff"))
         self.waiting[step_run] = None
-        step_run.timer = self.scheduler.call_at(now + again.delay, lambda: self._backed_off(step_run))
+        step_run.timer = self.scheduler.call_at(now + again.delay, lambda: self.backed_off(step_run))
 
     def _call_guarded(self, name: str, callback: Callable[[], Any]) -> None:
         """Call the user's callback: what it raises is logged and changes nothing."""
@@ -1098,7 +1196,7 @@ class Execution:
     def next_candidate(self, step_run: StepRun, error: Exception, now: float, more: list[Decision]) -> None:
         """Go on with what is tried next; with nothing left the step fails with its last error."""
         if step_run.substitute is not None:
-            self.settle(step_run.step.index, step_run.item, Failed(error), now, more)
+            self._fail(step_run, error, now, more)
             return
         self.try_candidate(step_run, step_run.candidate_index + 1, error, now, more)
 
@@ -1108,9 +1206,9 @@ class Execution:
         step_run.candidate_index = index
         candidate = step_run.candidate
         if candidate is None:
-            self.settle(step.index, item, Failed(error), now, more)
+            self._fail(step_run, error, now, more)
         elif isinstance(candidate, FallbackValue):
-            self.settle(step.index, item, Completed(candidate.value, step_run.via), now, more)
+            self._complete(step_run, Completed(candidate.value, step_run.via), now, more)
         elif isinstance(candidate, BoundModel):
             self.aim_anew(step_run)
             self.requeue(step_run, now, more)
@@ -1139,8 +1237,7 @@ class Execution:
         was_waiting = step_run in self.waiting
         self.resume(step_run)
         if isinstance(outcome, Completed):
-            completed = Completed(outcome.value, step_run.via)
-            self.settle(step_run.step.index, step_run.item, completed, now, more)
+            self._complete(step_run, Completed(outcome.value, step_run.via), now, more)
             return
         if was_waiting:
             self.emit(WaitEnded(now, step_run.step.name, step_run.item))
@@ -1155,8 +1252,8 @@ class Execution:
         left = self.candidates[step.index][step_run.candidate_index :]
         value = next((candidate for candidate in left if isinstance(candidate, FallbackValue)), None)
         if value is not None:
-            outcome: Outcome[Any] = Completed(value.value, "fallback:value")
-        else:
-            seconds = step.step_seconds or 0.0
-            outcome = Failed(StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned))
-        self.settle(step.index, step_run.item, outcome, now, more)
+            self._complete(step_run, Completed(value.value, "fallback:value"), now, more)
+            return
+        seconds = step.step_seconds or 0.0
+        error = StepTimeoutError(step.name, "step", seconds, is_abandoned=step_run.is_abandoned)
+        self._fail(step_run, error, now, more)

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 from pydantic_core import ValidationError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline_engine.plan import Condition, PlannedStep
 
 __all__ = [
+    "billing_of",
     "bug_in",
     "cancellation_in",
     "checked",
@@ -237,6 +238,13 @@ def _text_of(error: Exception) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - an exception's own __str__ may do anything
         return f"<{type(error).__name__} without a readable message>"
+
+
+def billing_of(error: Exception | None) -> Literal["no", "maybe", "yes"]:
+    """Return whether a call that gave no reply may have been billed; None stands for its cancellation."""
+    if isinstance(error, ProviderError):
+        return error.billed
+    return "maybe" if error is None or isinstance(error, TimeoutError) else "no"
 
 
 def fault_of(error: Exception) -> Fault:

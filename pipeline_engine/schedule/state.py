@@ -12,7 +12,7 @@ its driver carries out in order. Rules that it keeps, whatever the order of even
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,6 +143,15 @@ class RunState:
     def is_over(self) -> bool:
         """Whether every step that takes part has its outcome."""
         return self.unsettled == 0
+
+    def restore(self, outcomes: Sequence[Outcome[Any]], items: Mapping[int, Sequence[Outcome[Any]]]) -> None:
+        """Take in how every step, and every item of the mapped ones, ended in a run that is over."""
+        self.outcomes = list(outcomes)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Completed):
+                self.values[self._offset + index] = outcome.value
+        self._maps = {index: _Map(list(ended), 0) for index, ended in items.items()}
+        self.unsettled = 0
 
     # Events
 

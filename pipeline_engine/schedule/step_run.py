@@ -45,6 +45,8 @@ class BoundModel:
     """What all its calls pass."""
     max_tokens: int | None = None
     """The cap of its replies in tokens, if it has one."""
+    identity: str = ""
+    """The hash of all that makes a difference to its answers: provider, endpoint, name and parameters."""
     stage: int = 0
     """Which role of the step's cascade it is bound to; one more than the last for what follows the cascade."""
 
@@ -149,6 +151,22 @@ class StepRun:
     warming: Warming | None = None
     """The calls that it goes ahead of, or waits with, for the sake of the provider's prompt cache."""
     timer: Timer | None = None
+    step_key: str | None = None
+    """What its output is known by in a journal; None if it cannot be known."""
+    is_recalled = False
+    """Whether the journal was asked for its output."""
+    is_unsaved = False
+    """Whether a reply of its is not durable yet."""
+    ordinal: tuple[str, int] | None = None
+    """The request that it asks now, and which of the document's equal ones it is."""
+    asked: tuple[object, str] | None = None
+    """The conversation that was hashed last, and its hash."""
+    cached_as: tuple[str, str, int] | None = None
+    """Where the journal's cache would have its reply, once that was asked: namespace, request, ordinal."""
+    last_reply = b""
+    """Its last reply, as the journal has it."""
+    call_keys: tuple[str, ...] = ()
+    """The replies that it has had."""
 
     def __init__(self, execution: Execution, step: PlannedStep, item: int | None) -> None:
         self.execution = execution

@@ -4,7 +4,7 @@ The records of one run come in order. Those of one step (or of one item of a map
 this grammar, so that each instant between ready and finished belongs to exactly one segment:
 
     StepReady  (WaitStarted WaitEnded | QueueLeft | AttemptStarted AttemptFinished [RepairAsked])*
-               [WaitStarted] StepFinished
+               [OutputRestored | WaitStarted] StepFinished
 
 From `StepReady`, `WaitEnded` and `RepairAsked` on, a step waits for its turn: for a slot, unless `QueueLeft`
 says that it was for something else; from `AttemptStarted` on it is being tried; from `AttemptFinished` on its
@@ -45,6 +45,7 @@ __all__ = [
     "Outline",
     "OutlineStep",
     "OutputJudged",
+    "OutputRestored",
     "QueueCause",
     "QueueLeft",
     "Record",
@@ -152,10 +153,11 @@ class WaitStarted(NamedTuple):
     at: float
     step: str
     item: int | None
-    cause: Literal["backoff", "fallback", "shared", "warm", "budget"]
+    cause: Literal["backoff", "fallback", "shared", "warm", "budget", "commit", "lease"]
     """Its own delay before the next attempt; another step that it falls back to; an equal call whose reply it
-    takes; a call that begins with the same document and puts it into the provider's prompt cache; or calls in
-    flight whose reservation may leave it enough of the budget."""
+    takes; a call that begins with the same document and puts it into the provider's prompt cache; calls in
+    flight whose reservation may leave it enough of the budget; the journal, which writes what it has made; or
+    the journal's word that no other process has taken over its document."""
 
 
 class WaitEnded(NamedTuple):
@@ -189,6 +191,8 @@ class AttemptStarted(NamedTuple):
     is_repair: bool = False
     is_shared: bool = False
     """Whether it took the reply of an equal call: then there was no slot and no request."""
+    is_replayed: bool = False
+    """Whether that was a reply of an earlier run, which the journal had kept."""
 
 
 class AttemptFinished(NamedTuple):
@@ -232,6 +236,14 @@ class OutputJudged(NamedTuple):
     model: str
     is_accepted: bool
     """Whether it was good enough; if not, the cascade's next role is asked."""
+
+
+class OutputRestored(NamedTuple):
+    """A step's output was found in the journal: nothing was run and nothing was sent."""
+
+    at: float
+    step: str
+    item: int | None
 
 
 class HedgeStarted(NamedTuple):
@@ -326,6 +338,7 @@ Record = (
     | HedgeFinished
     | RepairAsked
     | OutputJudged
+    | OutputRestored
     | LimitChanged
     | BreakerChanged
     | CooldownStarted

@@ -120,6 +120,8 @@ def test_waits_are_added_up_by_what_was_waited_for(document_trace):
         "fallback": 0.0,
         "shared": 0.0,
         "warm": 0.0,
+        "commit": 0.0,
+        "lease": 0.0,
     }
 
 
