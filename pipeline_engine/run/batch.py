@@ -24,6 +24,7 @@ from pipeline_engine.errors import (
     JournalError,
     PipelineEngineError,
 )
+from pipeline_engine.journal import batch_results, read_journal
 from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
 from pipeline_engine.run.channel import ThreadChannel
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.runner import Runner
     from pipeline_engine.schedule import BoundBudget
-    from pipeline_engine.values import OnChange, Redo
+    from pipeline_engine.values import BatchOpened, OnChange, Redo
 
 __all__ = [
     "BatchResult",
@@ -111,6 +112,10 @@ class BatchResult:
     """The file with every result."""
     stopped_by: str | None = None
     """What ended the batch early: its timeout, or its budget. None if nothing did."""
+    journal: JournalPlace | None = field(default=None, repr=False)
+    """The journal that keeps its results."""
+    batch: str | None = None
+    """Its id in the journal."""
 
     @property
     def is_complete(self) -> bool:
@@ -119,14 +124,26 @@ class BatchResult:
 
     @property
     def results(self) -> Iterator[dict[str, Any]]:
-        """Every result in JSON's types, read back from `out`, in the order in which they finished.
+        """Every result in JSON's types.
+
+        Read back from `out`, in the order in which they finished; without it from the journal, in the order of
+        their keys. A document that a later batch has asked for is that batch's.
 
         Raises:
-            LookupError: If the batch was run without `out=`.
+            LookupError: If the batch was run with neither `out=` nor `journal=`.
         """
-        if self.out is None:
-            raise LookupError('a batch keeps no results. Give run_batch(…, out="results.jsonl"), or use iter_batch(…).')
-        return _read_lines(self.out)
+        if self.out is not None:
+            return _read_lines(self.out)
+        if self.journal is None or self.batch is None:
+            raise LookupError(
+                'a batch keeps no results. Give run_batch(…, out="results.jsonl") or journal=, or use iter_batch(…).'
+            )
+        return _read_journal(self.journal, self.batch)
+
+
+def _read_journal(journal: JournalPlace, batch: str) -> Iterator[dict[str, Any]]:
+    with read_journal(journal) as reader:
+        yield from batch_results(reader, batch)
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -203,6 +220,16 @@ class BatchStream:
     def batch(self) -> str | None:
         """The batch's id in its journal; None without one, and before it is open."""
         return None if self._durable is None else self._durable.batch
+
+    @property
+    def opened(self) -> BatchOpened | None:
+        """What its journal has told when it began: what it has spent before, and what its pipeline was."""
+        return None if self._durable is None else self._durable.opened
+
+    @property
+    def journal(self) -> JournalPlace | None:
+        """Where its results are kept; None without a journal, and before it is open."""
+        return None if self._durable is None else self._durable.place
 
     def drain(self, reason: str) -> None:
         """Admit nothing more, let the calls on the wire finish, and end; what is open then waits to be resumed."""
@@ -411,7 +438,8 @@ class BatchStream:
             return await self._refused(document, error)
 
     async def _refused(self, document: Document, error: Exception) -> RunResult:
-        if self._durable is not None:
+        # A key that came a second time names the first document there, which is not to be touched.
+        if self._durable is not None and not isinstance(error, DuplicateDocumentError):
             await self._durable.refuse(document.key, error, "")
         return RunResult.refused(self._bound.plan, document.key, error)
 
@@ -508,10 +536,10 @@ class _Collector:
             self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
             self._file.flush()
 
-    def result(self, duplicates: int, elapsed: float, stopped_by: str | None) -> BatchResult:
+    def result(self, stream: BatchStream, elapsed: float) -> BatchResult:
         return BatchResult(
             documents=sum(self._counts.values()),
-            duplicates=duplicates,
+            duplicates=stream.duplicates,
             counts=dict(sorted(self._counts.items())),
             elapsed=elapsed,
             usage=self._usage,
@@ -520,7 +548,9 @@ class _Collector:
             failed=tuple(self._failed),
             sample=tuple(self._sample),
             out=self._out,
-            stopped_by=stopped_by,
+            stopped_by=stream.stopped_by,
+            journal=stream.journal,
+            batch=stream.batch,
         )
 
 
@@ -539,7 +569,7 @@ async def _run_batch(
         async with BatchStream(engine, bound, documents, **options) as stream:
             async for result in stream:
                 collector.add(result)
-        return collector.result(stream.duplicates, trio.current_time() - started_at, stream.stopped_by)
+        return collector.result(stream, trio.current_time() - started_at)
 
 
 # For users

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from pipeline_engine.errors import EarlierError, ParkedError, PlanChangedError, ProviderError
+from pipeline_engine.errors import EarlierError, JournalError, ParkedError, PlanChangedError, ProviderError
 from pipeline_engine.journal import canonical, digest
 from pipeline_engine.journal.leases import Watch
 from pipeline_engine.run.results import RunResult
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from pipeline_engine.journal import JournalPlace
     from pipeline_engine.plan import Plan, PlannedStep
     from pipeline_engine.run.binding import BoundPlan
-    from pipeline_engine.values import DocumentStatus, Journal, OnChange, Outcome, Redo, SavedCall, SavedOutput
+    from pipeline_engine.values import DocumentStatus, Entry, Journal, OnChange, Outcome, Redo, SavedCall, SavedOutput
 
-__all__ = ["Admitted", "DurableBatch", "JournalOptions"]
+__all__ = ["Admitted", "DurableBatch", "JournalOptions", "content_of"]
 
 _POLL_SECONDS = 1.0
 _FLUSH_SECONDS = 30.0
@@ -227,10 +227,45 @@ class DurableBatch:
         return Admitted(claim, answer.calls, bound)
 
     async def _ask(self, claim: Claim) -> Any:
-        [answer] = await self.journal.write(claim)
+        answer = await self._write_claim(claim)
         if isinstance(answer, Busy) and self._watch.is_dead(answer.worker, answer.beat, trio.current_time()):
-            [answer] = await self.journal.write(claim._replace(dead=(answer.worker, answer.beat)))
+            answer = await self._write_claim(claim._replace(dead=(answer.worker, answer.beat)))
         return answer
+
+    async def _write_claim(self, claim: Claim) -> Any:
+        """Return the journal's answer; who is cancelled meanwhile leaves no document behind that nobody works on."""
+        try:
+            with trio.fail_after(_FLUSH_SECONDS) as scope:
+                scope.shield = True  # a claim that is on its way cannot be taken back
+                [answer] = await self.journal.write(claim)
+        except trio.TooSlowError as error:
+            raise JournalError(f"journal {self.place.name!r} has not answered for {_FLUSH_SECONDS:g} s") from error
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            if isinstance(answer, Claimed):
+                self.journal.submit([self._ended(claim, answer.fence, "queued", {}, "", "")])
+            raise
+        return answer
+
+    def _ended(
+        self, claim: Claim, fence: int, status: DocumentStatus, outcomes: Mapping[str, Any], reason: str, run: str
+    ) -> DocumentEnded:
+        """Return the entry for a document that has ended without being run."""
+        return DocumentEnded(
+            claim.pipeline,
+            claim.document,
+            fence,
+            status,
+            json_bytes(dict(outcomes)),
+            reason,
+            0.0,
+            b"{}",
+            0,
+            0,
+            run,
+            self._now(),
+        )
 
     async def wait_for(self, key: str, values: Sequence[Any], run: str, **options: Any) -> Admitted | RunResult:
         """Ask for a document until nobody else works on it.
@@ -256,7 +291,7 @@ class DurableBatch:
             JournalError: If the journal has failed.
         """
         cost, status, bound = result.cost, _status_of(result), admitted.bound
-        entry = DocumentEnded(
+        entry: Entry = DocumentEnded(
             bound.pipeline,
             bound.document,
             bound.fence,
@@ -270,10 +305,14 @@ class DurableBatch:
             bound.run,
             self._now(),
         )
-        void = [CallsVoided(bound.pipeline, bound.document, tuple(bound.spoilt))]
+        # Replies that have led to a failure serve no further try. A dropped item is not tried again: its reply stays.
+        outcomes = result.state.outcomes
+        void = [key for step, keys in bound.spoilt if not isinstance(outcomes[step], Completed) for key in keys]
+        is_over = bool(void) and status != "queued"
+        entries = [CallsVoided(bound.pipeline, bound.document, tuple(void)), entry] if is_over else [entry]
         # Bounded: a journal that hangs must not keep somebody here who wants to leave.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
-            await self.journal.write(*(void if bound.spoilt and status != "queued" else ()), entry)
+            await self.journal.write(*entries)
 
     async def refuse(self, key: str, error: Exception, run: str) -> None:
         """Keep that a document could not be run at all.
@@ -282,25 +321,10 @@ class DurableBatch:
             JournalError: If the journal has failed.
         """
         claim = Claim(self._bound.plan.name, key, self.batch, self._bound.keys.plan, "", self._now())
-        [answer] = await self.journal.write(claim)
+        answer = await self._write_claim(claim)
         if isinstance(answer, Claimed):
             outcomes = {"error": [type(error).__name__, str(error)]}
-            await self.journal.write(
-                DocumentEnded(
-                    claim.pipeline,
-                    key,
-                    answer.fence,
-                    "failed",
-                    json_bytes(outcomes),
-                    str(error),
-                    0.0,
-                    b"{}",
-                    0,
-                    0,
-                    run,
-                    self._now(),
-                )
-            )
+            await self.journal.write(self._ended(claim, answer.fence, "failed", outcomes, str(error), run))
 
     async def finish(self, counts: Mapping[str, int], *, is_done: bool) -> None:
         """Keep how the batch ended.
@@ -400,6 +424,12 @@ def _status_of(result: RunResult) -> DocumentStatus:
 
 def _is_refused_account(error: Exception) -> bool:
     return isinstance(error, ProviderError) and error.kind in ("auth", "quota")
+
+
+def content_of(plan: Plan, values: Sequence[Any]) -> str:
+    """Return what a journal knows a document's content by: the hash of its inputs; empty if JSON cannot hold them."""
+    data = _inputs_json(plan, values)
+    return "" if data is None else digest(data)
 
 
 def _inputs_json(plan: Plan, values: Sequence[Any]) -> bytes | None:

@@ -77,8 +77,8 @@ class BoundJournal:
     """Whether the run is only to find out if all that it would do was done before: it does and writes nothing."""
     left_out: list[StepRun] | None = None
     """Given to a rehearsal, which takes what is there and runs nothing: where it puts what would have to be run."""
-    spoilt: list[str] = field(default_factory=list)
-    """The keys of the calls that have led to a step's failure: not served again once the document has ended."""
+    spoilt: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    """The steps of which something has failed, by their index, and the keys of the calls that have led to it."""
 
 
 class Journaling:
@@ -349,6 +349,14 @@ class Journaling:
         return known[1]
 
     def _request(self, step_run: StepRun, model: BoundModel) -> str:
+        """Return the hash of a request, reckoned once for each conversation and model."""
+        of: Any = step_run.arguments if step_run.step.kind == "embed" else step_run.messages
+        known = step_run.requested
+        if known is None or known[0] is not of or known[1] is not model:
+            known = step_run.requested = of, model, self._hash_of_request(step_run, model)
+        return known[2]
+
+    def _hash_of_request(self, step_run: StepRun, model: BoundModel) -> str:
         step, identity = step_run.step, self.bound.keys.steps[step_run.step.index]
         asked: list[Any] = [self._asked(step_run)]
         if step.index in self.bound.keys.unstable or (identity.is_versioned and step.kind == "llm"):
@@ -559,11 +567,12 @@ class Journaling:
         return False
 
     def failed(self, step_run: StepRun) -> None:
-        """Take note that a step has failed: when the document has ended, its replies serve no further try.
+        """Take note that a step or item has failed: when the document has ended, its replies serve no further try.
 
         Until then they do: what goes on after a crash fails as it did, and pays for nothing.
         """
-        self.bound.spoilt.extend(step_run.call_keys)
+        if step_run.call_keys:
+            self.bound.spoilt.append((step_run.step.index, step_run.call_keys))
 
     async def flush(self) -> None:
         """Return when all that was told is durable, and the steps that waited for it are settled; bounded."""

@@ -142,7 +142,7 @@ def unpack_prompt(data: bytes, inputs_at: Callable[[str], Mapping[str, Any] | No
         >>> len(packed), unpack_prompt(packed, {"7f3a": {"document": text}}.get) == [
         ...     ["user", f"Summarize this: {text}"]
         ... ]
-        (85, True)
+        (83, True)
     """
     found: dict[str, Mapping[str, Any] | None] = {}
 

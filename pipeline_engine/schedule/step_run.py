@@ -161,6 +161,8 @@ class StepRun:
     """The request that it asks now, and which of the document's equal ones it is."""
     asked: tuple[object, str] | None = None
     """The conversation that was hashed last, and its hash."""
+    requested: tuple[object, BoundModel, str] | None = None
+    """The conversation and model of the request that was hashed last, and its hash."""
     cached_as: tuple[str, str, int] | None = None
     """Where the journal's cache would have its reply, once that was asked: namespace, request, ordinal."""
     last_reply = b""

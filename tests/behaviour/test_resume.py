@@ -378,7 +378,7 @@ async def test_error_refuses_and_says_what_has_changed(virtual_clock):
 
 
 async def test_a_batch_that_began_anew_and_was_interrupted_goes_on_and_does_not_begin_again(virtual_clock):
-    """ "new" is said of the batch, not of each attempt to finish it."""
+    """What is said of a batch is not said of each attempt to finish it."""
     journal, model = MemoryJournal(), PaidModel()
     async with Engine(models={"fast": model}) as engine:
         await run_batch_async(versions("Title of"), documents(1), journal=journal, engine=engine)
@@ -461,3 +461,32 @@ async def test_a_stopped_document_is_told_as_stopped_and_kept_as_waiting(virtual
     assert isinstance(result.outcome("summary"), Stopped)
     ended = [entry for entry in journal.acknowledged if isinstance(entry, DocumentEnded)]
     assert [entry.status for entry in ended] == ["queued"]
+
+
+async def test_a_run_cancelled_while_it_claims_leaves_no_document_that_nobody_works_on(virtual_clock):
+    """Else the next run would wait for ever for one that is gone."""
+    journal, model = SlowJournal(1.0), PaidModel()
+    async with trio.open_nursery() as nursery, Engine(models={"fast": model}) as engine:
+        await nursery.start(journal.serve)
+        with trio.move_on_after(1.5):  # the batch is begun, and the claim on its way
+            await engine.run(papers(), {"document": "a"}, journal=journal)
+        with trio.fail_after(100):
+            result = await engine.run(papers(), {"document": "a"}, journal=journal)
+        nursery.cancel_scope.cancel()
+
+    assert result.status == "completed"
+    assert set(model.bill.values()) == {1}
+
+
+async def test_a_key_that_comes_twice_leaves_the_first_documents_entry_alone(virtual_clock):
+    """The second one is refused; the first one was paid for."""
+    journal, model = MemoryJournal(), PaidModel()
+    twice = [Document("paper", {"document": "one"}), Document("paper", {"document": "another"})]
+    async with Engine(models={"fast": model}) as engine:
+        first = await run_batch_async(papers(), twice, journal=journal, engine=engine)
+        sent = len(model.sent)
+        again = await run_batch_async(papers(), twice[:1], journal=journal, engine=engine)
+
+    assert first.counts == {"completed": 1, "failed": 1}
+    assert again.counts == {"completed": 1}
+    assert len(model.sent) == sent
