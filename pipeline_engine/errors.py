@@ -388,6 +388,9 @@ class BudgetError(PipelineEngineError):
 class JournalError(PipelineEngineError):
     """Raised when a journal cannot be opened, read or written. A run never goes on without its journal."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
 
 class JournalFileError(JournalError):
     """Raised when a place is no journal, or cannot be used as one. Nothing in it was changed.
@@ -530,11 +533,9 @@ class PlanChangedError(PipelineEngineError):
     def __init__(self, pipeline: str, changes: Sequence[str]) -> None:
         self.pipeline = pipeline
         self.changes = tuple(changes)
-        lines = "".join(f"\n  {change}" for change in self.changes)
-        super().__init__(
-            f"pipeline {pipeline!r} has changed since the journal's last batch:{lines}\n"
-            'With on_change="reuse" only what has changed is run again; with "keep" nothing is; with "new" everything.'
-        )
+        told = f"pipeline {pipeline!r} has changed since the journal's last batch:"
+        cure = 'With on_change="reuse" only what has changed is run again; with "keep" nothing is; with "new" everything.'
+        super().__init__("\n".join([told, *(f"  {change}" for change in self.changes), cure]))
 
 
 class OverloadError(PipelineEngineError):
@@ -551,8 +552,8 @@ class OverloadError(PipelineEngineError):
         self.pending = pending
         self.max_pending = max_pending
         super().__init__(
-            f"this runner did not accept the run: {_numbered(pending, 'run')} of at most {max_pending} "
-            f"{'is' if pending == 1 else 'are'} pending. Try again when some have ended, or raise Runner(max_pending=…)."
+            f"this runner did not accept the run: {pending} of at most {max_pending} are pending. "
+            "Try again when some have ended, or raise Runner(max_pending=…)."
         )
 
 
@@ -564,11 +565,7 @@ class EngineClosedError(PipelineEngineError):
         reason: Why it cannot do the work, and what to do.
     """
 
-    def __init__(
-        self,
-        what: str,
-        reason: str = "is not open. Use it inside its `with` block, and start no work after the block.",
-    ) -> None:
+    def __init__(self, what: str, reason: str | None = None) -> None:
         self.what = what
-        self.reason = reason
-        super().__init__(f"this {what} {reason}")
+        self.reason = reason or "is not open. Use it inside its `with` block, and start no work after the block."
+        super().__init__(f"this {what} {self.reason}")
