@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the virtual clock, and the folder of recorded data where there is one."""
+"""Fixtures for all tests: the virtual clock, a PostgreSQL server, and recorded data where there is some."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import settings
+
+from tests.postgres_server import running_postgres
 
 # The same examples every time, so that a green main stays green; `HYPOTHESIS_PROFILE=explore` looks for new ones.
 settings.register_profile("ci", derandomize=True, max_examples=100, deadline=None)
@@ -18,6 +20,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def virtual_clock():
     """Jump to the next deadline whenever everything waits: hours pass in milliseconds, exactly."""
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server that runs until the last test has ended; started by the first one that asks for it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server) -> str:
+    """The address of a PostgreSQL database in which nobody has written yet."""
+    return postgres_server.address(postgres_server.emptied_database())
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pipeline_engine.journal.opening import (
     journal_place,
 )
 from pipeline_engine.journal.reading import JournalReader, read_journal
+from pipeline_engine.journal.results import batch_results
 
 __all__ = [
     "JournalPlace",
@@ -18,6 +19,7 @@ __all__ = [
     "MemoryJournal",
     "PostgresJournal",
     "SqliteJournal",
+    "batch_results",
     "call_key",
     "canonical",
     "digest",

@@ -53,10 +53,12 @@ def canonical(value: Any) -> bytes:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is made of texts, small integers and lists of them: all JSON writers write those alike."""
+    """Whether a value is made of texts, small integers, lists and sorted dicts: all JSON writers write those alike."""
     kind = type(value)
     if kind is list:
         return all(map(_is_text, value))
+    if kind is dict:
+        return all(map(_is_text, [*value, *value.values()])) and list(value) == sorted(value)
     return kind is str or (kind is int and -_SMALL < value < _SMALL)
 
 
@@ -132,4 +134,4 @@ def step_key(made_by: Any, schema: bytes, models: Iterable[str], inputs: Mapping
         models: The models that are bound to its role, in order.
         inputs: The hash of each need's value, by parameter.
     """
-    return digest_of(["step", _VERSION, made_by, schema.decode(), list(models), dict(inputs)])
+    return digest_of(["step", _VERSION, made_by, schema.decode(), list(models), dict(sorted(inputs.items()))])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline_engine.values import Answer, Entry
 
-__all__ = ["SCHEMA", "PostgresStore"]
+__all__ = ["SCHEMA", "PostgresRows", "PostgresStore"]
 
 SCHEMA = "pipeline_engine"
 """Where the tables are, unless the address says `options=-csearch_path=…`."""
@@ -303,9 +303,7 @@ class PostgresRows:
         if schema is not None:
             self._begin += f"; set local search_path to {schema}"
         try:
-            self._connection = psycopg.connect(
-                make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
-            )
+            self._connection = psycopg.connect(make_conninfo("", **parameters), autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             raise JournalFileError(shown_name, f"cannot be reached: {_told(error)}") from _cause(error)
         try:
@@ -319,6 +317,7 @@ class PostgresRows:
             raise
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows that a statement finds."""
         try:
             self._connection.execute(self._begin)
             try:
@@ -330,4 +329,5 @@ class PostgresRows:
             raise JournalFileError(self.name, f"cannot be read: {_told(error)}") from _cause(error)
 
     def close(self) -> None:
+        """Part with the database."""
         self._connection.close()

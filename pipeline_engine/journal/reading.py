@@ -363,6 +363,14 @@ class JournalReader:
         for page in pages(self.rows, _DOCUMENT, "documents", ("document",), where, asked):
             yield from self._with_spend(pipeline, page)
 
+    def with_fallbacks(self, pipeline: str) -> set[str]:
+        """Return the keys of a pipeline's documents that have an output which came from a fallback."""
+        found = self.rows.query(
+            "select distinct document from step_outputs where pipeline = ? and via like 'fallback:%'",
+            (to_name(pipeline),),
+        )
+        return {from_name(document) for (document,) in found}
+
     def _with_spend(self, pipeline: str, page: Sequence[tuple[Any, ...]]) -> Iterator[StoredDocument]:
         spent = {
             document: _spend(figures)
@@ -380,7 +388,7 @@ class JournalReader:
             yield StoredDocument(pipeline=pipeline, calls=calls, cost=cost, tokens=tokens, **told)
 
     def document(self, pipeline: str, name: str) -> StoredDocument:
-        """Return a document by its key, or by the beginning or the end of it.
+        """Return a document by its key, or by the beginning, the end or else any part of it.
 
         Raises:
             LookupError: If there is none, or more than one.
@@ -388,7 +396,7 @@ class JournalReader:
         asked, select = to_name(name), f"select {', '.join(_DOCUMENT)} from documents where pipeline = ?"  # noqa: S608 - our own names
         found = self.rows.query(f"{select} and document = ?", (to_name(pipeline), asked))
         literal = "".join(f"!{sign}" if sign in "!%_" else sign for sign in asked)
-        for pattern in (f"{literal}%", f"%{literal}") if asked else ():
+        for pattern in (f"{literal}%", f"%{literal}", f"%{literal}%") if asked else ():
             if not found:
                 similar = f"{select} and document like ? escape '!' order by document limit {_SHOWN_CHOICES}"
                 found = self.rows.query(similar, (to_name(pipeline), pattern))
@@ -397,6 +405,22 @@ class JournalReader:
         if len(found) > 1:
             raise LookupError(f"several documents are called like {name!r}: {_choices(found)}. Give more of the key.")
         return next(self._with_spend(pipeline, found))
+
+    def count_documents(self, pipeline: str) -> int:
+        """Return how many documents of a pipeline there are."""
+        return int(self.rows.query("select count(*) from documents where pipeline = ?", (to_name(pipeline),))[0][0])
+
+    def sample(self, pipeline: str, count: int) -> Iterator[StoredDocument]:
+        """Yield so many documents of a pipeline, evenly spread over their keys; all if there are no more."""
+        total = self.count_documents(pipeline)
+        if total <= count:
+            yield from self.documents(pipeline)
+            return
+        wanted = {place * total // count for place in range(count)}
+        keys = pages(self.rows, ("document",), "documents", ("document",), "pipeline = ?", (to_name(pipeline),))
+        for place, (key,) in enumerate(row for page in keys for row in page):
+            if place in wanted:
+                yield self.document(pipeline, from_name(key))
 
     def history(self, document: StoredDocument) -> StoredHistory:
         """Return all that has happened to a document."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline_engine.errors import JournalFileError
@@ -10,7 +11,6 @@ from pipeline_engine.journal.sqlite import connect_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 __all__ = ["Readable", "Rows", "SqliteRows", "StoreRows", "bodies", "pages"]
 
@@ -78,6 +78,12 @@ class SqliteRows:
     def close(self) -> None:
         """Part with the file."""
         self._connection.close()
+
+    def sizes(self) -> tuple[int, int]:
+        """Return the bytes that the file takes, and its log."""
+        path = Path(self.name)
+        log = path.with_name(f"{path.resolve().name}-wal")
+        return path.stat().st_size, log.stat().st_size if log.exists() else 0
 
 
 class StoreRows:

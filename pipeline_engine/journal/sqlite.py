@@ -198,6 +198,12 @@ class SqliteStore(Store):
             self._connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003 - its own form
 
     @override
+    def compact(self) -> None:
+        self._is_sound = False
+        self._connection.execute("vacuum")  # through the log: a crash in the midst of it takes it back
+        self._is_sound = True
+
+    @override
     def maintain(self) -> None:
         if self._path is None:
             return
@@ -305,7 +311,9 @@ def _open(
         if version < len(migrations):
             _back_up(connection, path, version, connect)
             _run(connection, version, migrations)
-        connection.execute("begin immediate")  # tells now whether it can be written
+        # Tells now whether it can be written: where it can only be read, a transaction that does nothing would succeed.
+        connection.execute("begin immediate")
+        connection.execute(f"pragma user_version = {len(migrations)}")
         connection.execute("commit")
         connection.execute(f"pragma busy_timeout = {int(_WRITING_PATIENCE * 1000)}")
     except (sqlite3.Error, OSError) as error:
@@ -431,6 +439,8 @@ def _check_place(path: Path) -> None:
     """
     if path.is_dir():
         raise JournalFileError(str(path), "is a folder; name a file in it, such as runs.db")
+    if path.is_symlink() and not path.exists():
+        raise JournalFileError(str(path), "is a link that leads nowhere; name a file")
     folder = path.parent
     if not folder.is_dir():
         raise JournalFileError(str(path), f"lies in the folder {str(folder)!r}, which does not exist; make it first")

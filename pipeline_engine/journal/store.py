@@ -188,6 +188,9 @@ class Store(ABC):
         self.commit()
         return result
 
+    def compact(self) -> None:  # noqa: B027 - most do it by themselves
+        """Give back what deleted rows have taken."""
+
     def maintain(self) -> None:  # noqa: B027 - most need no care
         """Look after the database between two groups of entries. Raises if it can be written no more."""
 
@@ -264,8 +267,8 @@ class Store(ABC):
         for entry, answer in zip(entries, answers, strict=True):
             if isinstance(answer, Claimed) and isinstance(entry, Claim):
                 self._held[entry.pipeline, entry.document] = answer.fence
-            elif isinstance(entry, DocumentEnded):
-                self._held.pop((entry.pipeline, entry.document), None)
+            elif isinstance(entry, DocumentEnded) and self._held.get((entry.pipeline, entry.document)) == entry.fence:
+                del self._held[entry.pipeline, entry.document]
         return answers
 
     def _apply(self, entries: Sequence[Entry]) -> list[Answer]:
