@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check servers bench bench-calls docs-check clean
+.PHONY: help demo test check servers bench bench-calls endless docs-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -46,6 +46,9 @@ bench: $(VENV)/bench.stamp  ## Print the benchmarks' ratios
 
 bench-calls: $(VENV)/bench.stamp  ## Print what calls cost under load, up to 10,000 at once, against httpx2 and aiohttp: two processors, an hour
 	$(BIN)/python -m tests.benchmarks calls
+
+endless: $(VENV)/bench.stamp  ## Print what a million documents leave behind in memory: a quarter of an hour
+	$(BIN)/python -m tests.benchmarks endless
 
 clean:  ## Remove what was made
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -534,7 +534,9 @@ class PlanChangedError(PipelineEngineError):
         self.pipeline = pipeline
         self.changes = tuple(changes)
         told = f"pipeline {pipeline!r} has changed since the journal's last batch:"
-        cure = 'With on_change="reuse" only what has changed is run again; with "keep" nothing is; with "new" everything.'
+        cure = (
+            'With on_change="reuse" only what has changed is run again; with "keep" nothing is; with "new" everything.'
+        )
         super().__init__("\n".join([told, *(f"  {change}" for change in self.changes), cure]))
 
 

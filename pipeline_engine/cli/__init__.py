@@ -1,4 +1,4 @@
-"""The command line: `pipeline-engine run`, `check`, `graph`. The only room that knows rich."""
+"""The command line, such as `pipeline-engine run`. The only room that knows rich."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_engine.cli.arguments import parse_arguments
 from pipeline_engine.cli.failing import CommandError, explain
+from pipeline_engine.cli.journal_arguments import JOURNAL_COMMANDS
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -51,6 +52,14 @@ def _perform(arguments: Namespace) -> int:
         from pipeline_engine.cli.running import run
 
         return run(arguments)
+    if arguments.command in ("resume", "retry"):
+        from pipeline_engine.cli import resuming
+
+        return resuming.resume(arguments) if arguments.command == "resume" else resuming.retry(arguments)
+    if arguments.command == "estimate":
+        from pipeline_engine.cli.estimating import estimate
+
+        return estimate(arguments)
     if arguments.command == "check":
         from pipeline_engine.cli.checking import check
 
@@ -59,4 +68,8 @@ def _perform(arguments: Namespace) -> int:
         from pipeline_engine.cli.checking import graph
 
         return graph(arguments)
+    if arguments.command in JOURNAL_COMMANDS:
+        from pipeline_engine.cli.journals import perform
+
+        return perform(arguments)
     raise CommandError(f"there is no command {arguments.command!r}.")

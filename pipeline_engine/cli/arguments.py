@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline_engine.cli.failing import CommandError
+from pipeline_engine.cli.journal_arguments import add_journal_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["parse_arguments"]
+__all__ = ["JOURNAL_VARIABLE", "add_journal", "parse_arguments"]
+
+JOURNAL_VARIABLE = "PIPELINE_ENGINE_JOURNAL"
+"""The environment variable that names the journal where `--journal` does not."""
 
 _PROGRAM = "pipeline-engine"
 
@@ -26,6 +32,8 @@ examples:
   pipeline-engine check pipelines/document.py
   pipeline-engine graph pipelines/document.py --format mermaid
   pipeline-engine run pipelines/document.py docs --offline
+  pipeline-engine run pipelines/document.py docs --offline --journal runs.db
+  pipeline-engine resume --journal runs.db
 
 Each command has its own --help with more examples."""
 
@@ -53,10 +61,81 @@ examples:
     pipeline-engine run pipelines/document.py archive --budget-usd 5 --out results.jsonl \\
       --model fast=openai:gpt-4o-mini --model strong=openai:gpt-4o
 
+  what is finished is kept: the same command again, or `resume`, does only what is missing:
+    pipeline-engine run pipelines/document.py archive --journal runs.db --rows rows.jsonl \\
+      --model fast=openai:gpt-4o-mini --model strong=openai:gpt-4o
+
+Ctrl-C and SIGTERM let the calls in flight finish (60 and 8 seconds at most); a second one cancels
+them, a third one kills.
+
 exit codes:
   0  every document completed        1  some did not
   2  the command or the pipeline cannot be run as given
-  130, 143  ended by Ctrl-C or SIGTERM; results written so far are kept"""
+  74  the journal can be written no more
+  130, 143  ended by Ctrl-C or SIGTERM; what is finished is kept"""
+
+_RESUME_ABOUT = """\
+Go on with a batch that was interrupted: the command that started it is run again, in the folder in
+which it was started.
+
+Documents that have ended are not run again, and calls that were paid for are not sent again. A
+document whose file is gone is run with the text that the journal holds."""
+
+_RESUME_EXAMPLES = """\
+examples:
+  the journal's last batch, if it has not ended:
+    pipeline-engine resume --journal runs.db
+
+  a certain one; `last` and the beginning of an id will do:
+    pipeline-engine resume 20261121-1240 --journal runs.db
+
+  a database's password is not in the journal: give the address again, or put it into the environment:
+    PIPELINE_ENGINE_JOURNAL=postgresql://me:secret@db.example/runs pipeline-engine resume
+
+Exit codes are those of `run`; 0, too, if there is nothing to resume."""
+
+_RETRY_ABOUT = """\
+Run documents of a batch again that have ended: those that failed, or those with outputs that came
+from a fallback. All others are left alone.
+
+Steps that were completed are not run again, and calls that were paid for are not sent again. The
+files of --out and --rows that the batch was run with get the new results in the place of the old
+ones. A document whose file has changed is run with its new text; one whose file is gone, with the
+text that the journal holds."""
+
+_RETRY_EXAMPLES = """\
+examples:
+  the documents of the last batch that did not complete:
+    pipeline-engine retry --failed --journal runs.db
+
+  the first model is back: ask it for what its fallbacks have answered meanwhile:
+    pipeline-engine retry --fallbacks --journal runs.db
+
+  of a certain batch:
+    pipeline-engine retry 20261121-124019-ab12cd --journal runs.db
+
+Exit codes are those of `run`; 0, too, if there is nothing to be done."""
+
+_ESTIMATE_ABOUT = """\
+Run a few documents with the real models, and say what the others would take: tokens, dollars and
+minutes, per step and in all, each with its range.
+
+The sample is spread evenly over the documents sorted by their size, and is the same every time.
+It is paid for; with --journal its results are kept, so that `run` does not pay for them again."""
+
+_ESTIMATE_EXAMPLES = """\
+examples:
+  pipeline-engine estimate pipelines/document.py archive --journal runs.db \\
+    --model fast=openai:gpt-4o-mini --model strong=openai:gpt-4o
+
+  a larger sample has a narrower range:
+    pipeline-engine estimate pipelines/document.py archive --sample 100 --budget-usd 1 \\
+      --model fast=openai:gpt-4o-mini --model strong=openai:gpt-4o
+
+  without models, to see how it works; tokens and dollars are unknown then:
+    pipeline-engine estimate pipelines/document.py docs --offline
+
+Exit code 0 if all of the sample completed, else 1."""
 
 _CHECK_ABOUT = """\
 Compile a pipeline and report all of its problems at once. Nothing is run and nothing is sent."""
@@ -79,6 +158,7 @@ examples:
   pipeline-engine graph pipelines/document.py --format mermaid >> README.md
   pipeline-engine graph pipelines/document.py --format dot | dot -Tsvg > document.svg"""
 
+_WITH_DOCUMENTS = ("run", "estimate")
 _PIPELINE_HELP = "a .py file or an importable module; add :name where it declares several pipelines"
 _MODEL_HELP = "the model for a role; give a role again to add a model that is tried when the one before fails"
 
@@ -96,11 +176,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     unknown = [word for word in rest if word.startswith("-")]
-    if unknown or (rest and arguments.command != "run"):
+    if unknown or (rest and arguments.command not in _WITH_DOCUMENTS):
         raise CommandError(f"{(unknown or rest)[0]!r} is not known here. {_see(f'{_PROGRAM} {arguments.command}')}")
     if rest:
         # argparse takes no second group of positional words: `run p.py a.md --offline b.md`.
         arguments.documents += rest
+    arguments.argv = list(argv)
     return arguments
 
 
@@ -138,6 +219,17 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     run = _command(commands, "run", "run documents through a pipeline", _RUN_ABOUT, _RUN_EXAMPLES)
     _add_run_arguments(run)
+    resume = _command(
+        commands, "resume", "go on with a batch that was interrupted", _RESUME_ABOUT, _RESUME_EXAMPLES, about="batch"
+    )
+    retry = _command(commands, "retry", "run documents again that failed", _RETRY_ABOUT, _RETRY_EXAMPLES, about="batch")
+    which = retry.add_mutually_exclusive_group()
+    which.add_argument("--failed", action="store_true", help="documents that did not complete (default)")
+    which.add_argument("--fallbacks", action="store_true", help="documents with outputs that came from a fallback")
+    for command in (resume, retry):
+        add_journal(command)
+    estimate = _command(commands, "estimate", "say what a run would cost and take", _ESTIMATE_ABOUT, _ESTIMATE_EXAMPLES)
+    _add_estimate_arguments(estimate)
     check = _command(commands, "check", "report all problems of a pipeline", _CHECK_ABOUT, _CHECK_EXAMPLES)
     _add_model(check)
     graph = _command(commands, "graph", "draw a pipeline", _GRAPH_ABOUT, _GRAPH_EXAMPLES)
@@ -147,22 +239,40 @@ def _parser() -> _Parser:
         default="text",
         help="text for a terminal (default), Mermaid for Markdown, dot for Graphviz",
     )
-    for command in (run, check, graph):
+    journals = add_journal_commands(partial(_command, commands), add_journal, _add_models)
+    for command in (run, resume, retry, estimate, check, graph, *journals):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
-def _command(commands: Any, name: str, line: str, about: str, examples: str) -> _Parser:
+def _command(commands: Any, name: str, line: str, text: str, examples: str, *, about: str = "pipeline") -> _Parser:
     parser: _Parser = commands.add_parser(
         name,
         help=line,
-        description=about,
+        description=text,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("pipeline", metavar="PIPELINE", help=_PIPELINE_HELP)
+    if about == "pipeline":
+        parser.add_argument("pipeline", metavar="PIPELINE", help=_PIPELINE_HELP)
+    elif about == "batch":
+        parser.add_argument(
+            "batch", metavar="BATCH", nargs="?", default="last", help="a batch's id (default: the last)"
+        )
     return parser
+
+
+def add_journal(parser: Any) -> None:
+    """Add `--journal` to a command that cannot do without one."""
+    address = os.environ.get(JOURNAL_VARIABLE)
+    parser.add_argument(
+        "--journal",
+        metavar="PATH|ADDRESS",
+        default=address or None,
+        required=not address,
+        help=f"the journal: a file, or a postgresql:// address (default: ${JOURNAL_VARIABLE})",
+    )
 
 
 def _add_model(parser: Any) -> None:
@@ -178,12 +288,40 @@ def _add_model(parser: Any) -> None:
 
 
 def _add_run_arguments(parser: _Parser) -> None:
-    parser.add_argument("documents", metavar="DOCS", nargs="+", help="files, folders and 'globs'")
+    _add_documents(parser)
+    outputs = parser.add_argument_group("outputs")
+    outputs.add_argument("--out", metavar="FILE", help="write each result as a line of JSON as soon as it is there")
+    outputs.add_argument(
+        "--rows",
+        metavar="FILE",
+        help="write a row for each document and step as a line of JSON, for tables; the file appears at the end",
+    )
+    outputs.add_argument("--report", metavar="FILE", help="write the slowest document's timing as an HTML page")
+    _add_optional_journal(parser)
+    pace = _add_pace(parser)
+    pace.add_argument("--document-timeout", metavar="S", type=_seconds, help="seconds for each document")
+    _add_budget(parser)
+
+
+def _add_estimate_arguments(parser: _Parser) -> None:
+    _add_documents(parser)
+    parser.add_argument("--sample", metavar="N", type=_count, default=20, help="documents to run (default 20)")
+    _add_optional_journal(parser)
+    _add_pace(parser)
+    _add_budget(parser)
+
+
+def _add_models(parser: Any) -> None:
     models = parser.add_argument_group("models").add_mutually_exclusive_group()
     _add_model(models)
     models.add_argument(
         "--offline", action="store_true", help="no LLM, no key, no network: extracts instead of writing"
     )
+
+
+def _add_documents(parser: _Parser) -> None:
+    parser.add_argument("documents", metavar="DOCS", nargs="+", help="files, folders and 'globs'")
+    _add_models(parser)
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument(
         "--input",
@@ -195,9 +333,26 @@ def _add_run_arguments(parser: _Parser) -> None:
         help="a further input of the pipeline, the same for all documents; JSON where the input is no text",
     )
     inputs.add_argument("--limit", metavar="N", type=_count, help="take only the first N documents")
-    outputs = parser.add_argument_group("outputs")
-    outputs.add_argument("--out", metavar="FILE", help="write each result as a line of JSON as soon as it is there")
-    outputs.add_argument("--report", metavar="FILE", help="write the slowest document's timing as an HTML page")
+
+
+def _add_optional_journal(parser: _Parser) -> None:
+    journal = parser.add_argument_group("journal")
+    journal.add_argument(
+        "--journal",
+        metavar="PATH|ADDRESS",
+        default=os.environ.get(JOURNAL_VARIABLE) or None,
+        help="keep what is finished in a file, or at a postgresql:// address, so that nothing is paid for twice "
+        f"(default: ${JOURNAL_VARIABLE})",
+    )
+    journal.add_argument(
+        "--on-change",
+        choices=["reuse", "error", "keep", "new"],
+        default="reuse",
+        help="if the pipeline has changed: run again what has changed (default), refuse, run nothing again, or all",
+    )
+
+
+def _add_pace(parser: _Parser) -> Any:
     pace = parser.add_argument_group("pace")
     pace.add_argument("--capacity", metavar="N", type=_count, help="attempts in flight at once (default 64)")
     pace.add_argument(
@@ -207,8 +362,10 @@ def _add_run_arguments(parser: _Parser) -> None:
         help="documents in flight at once (default four times the capacity)",
     )
     pace.add_argument("--timeout", metavar="S", type=_seconds, help="seconds for the whole run")
-    pace.add_argument("--document-timeout", metavar="S", type=_seconds, help="seconds for each document")
+    return pace
 
+
+def _add_budget(parser: _Parser) -> None:
     budget = parser.add_argument_group("budget")
     budget.add_argument(
         "--budget-usd",

@@ -8,18 +8,32 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from pipeline_engine.errors import PipelineEngineError, PlanError
+from pipeline_engine.errors import (
+    JournalError,
+    JournalFileError,
+    JournalInUseError,
+    JournalVersionError,
+    PipelineEngineError,
+    PlanChangedError,
+    PlanError,
+)
 from pipeline_engine.text import one_line, safe_text
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = [
     "COMPLETED",
     "CUT_OFF",
     "INTERRUPTED",
+    "JOURNAL_FAILED",
     "NOT_COMPLETED",
     "TERMINATED",
     "UNUSABLE",
     "CommandError",
+    "discard",
     "explain",
     "say",
     "short_path",
@@ -31,6 +45,8 @@ NOT_COMPLETED = 1
 """Some document did not complete."""
 UNUSABLE = 2
 """The command, or the pipeline, cannot be run as it was given."""
+JOURNAL_FAILED = 74
+"""The journal can be read or written no more: EX_IOERR of sysexits.h. The same command may succeed later."""
 INTERRUPTED = 130
 """Ended by Ctrl-C: 128 and the number of the signal, as shells have it."""
 CUT_OFF = 141
@@ -53,7 +69,10 @@ class CommandError(Exception):
 
 def say(message: str) -> None:
     """Print one message of our own on standard error; what it quotes cannot steer the terminal."""
-    print(f"pipeline-engine: {safe_text(message)}", file=sys.stderr)
+    try:
+        print(f"pipeline-engine: {safe_text(message)}", file=sys.stderr)
+    except OSError:
+        discard(sys.stderr)  # its reader has gone, or its terminal: nobody is left to be told
 
 
 def explain(error: BaseException, *, is_debug: bool) -> int:
@@ -65,7 +84,7 @@ def explain(error: BaseException, *, is_debug: bool) -> int:
         say("interrupted.")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _discard_output()
+        discard(sys.stdout, sys.stderr)
         return CUT_OFF
     if is_debug:
         import traceback
@@ -76,9 +95,16 @@ def explain(error: BaseException, *, is_debug: bool) -> int:
         told = str(PlanError(error.pipeline, [_with_short_path(problem) for problem in error.problems]))
         say("\n".join([told, *getattr(error, "__notes__", [])]))
         return UNUSABLE
+    if isinstance(error, PlanChangedError):
+        say("\n  ".join([f"pipeline {error.pipeline!r} has changed since the journal's last batch:", *error.changes]))
+        say(_CHANGE_CURE)
+        return UNUSABLE
     if isinstance(error, CommandError):
         say(one_line(str(error)))
         return error.exit_code
+    if isinstance(error, JournalError):
+        say(one_line(str(error)))
+        return UNUSABLE if isinstance(error, _UNUSABLE_JOURNALS) else JOURNAL_FAILED
     if isinstance(error, PipelineEngineError):
         say(one_line(str(error)))
         return UNUSABLE
@@ -89,6 +115,11 @@ def explain(error: BaseException, *, is_debug: bool) -> int:
     more = "" if is_debug else " Run it again with --debug for the traceback."
     say(one_line(f"something that should not happen: {type(error).__name__}: {error}.{more}"))
     return NOT_COMPLETED
+
+
+_UNUSABLE_JOURNALS = (JournalFileError, JournalInUseError, JournalVersionError)
+"""Nothing has run: another place, or another time, is needed."""
+_CHANGE_CURE = "with --on-change reuse only what has changed is run again; with keep nothing is; with new everything."
 
 
 def short_path(path: str) -> str:
@@ -124,10 +155,10 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _discard_output() -> None:
-    """Let what is still buffered for a closed pipe go nowhere, so that the interpreter can end in peace."""
+def discard(*streams: TextIO) -> None:
+    """Let what is written to streams whose readers have gone go nowhere, so that the process can end in peace."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a stream of a test has no file
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream of a test has no file
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import trio
 from rich.console import Console, Group
@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline_engine.cli.failing import discard
 from pipeline_engine.cli.summary import Row, Summary, spend_text
 from pipeline_engine.report.numbers import count_text, seconds_text
 from pipeline_engine.text import one_line
@@ -40,7 +41,41 @@ def is_terminal(stream: TextIO) -> bool:
 
 def console_for(stream: TextIO) -> Console:
     """Return a console that takes all text as text: no markup, no emoji names, no colouring of numbers."""
-    return Console(file=stream, markup=False, emoji=False, highlight=False, force_terminal=is_terminal(stream))
+    return _Console(file=stream, markup=False, emoji=False, highlight=False, force_terminal=is_terminal(stream))
+
+
+class _Console(Console):
+    """Leave it to the command to end when its reader has gone: rich would end it with a code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class _Forgiving:
+    """Write to a stream as long as it can be written: a run does not end because nobody looks on any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.is_off = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[..., object], *arguments: str) -> None:
+        if self.is_off:
+            return
+        try:
+            act(*arguments)
+        except OSError:  # a closed pipe, or a terminal that was closed
+            self.is_off = True
+            discard(self._stream)
 
 
 class Activity:
@@ -90,7 +125,9 @@ class Progress:
         self._steps = steps
         self._total = total
         self._summary = summary
-        self._stream = sys.stderr
+        self.stopped_by: str | None = None
+        """What lets the run end when its calls have finished."""
+        self._stream = _Forgiving(sys.stderr)
         self._started_at = trio.current_time()
         self._live: Live | None = None
 
@@ -98,6 +135,12 @@ class Progress:
     def elapsed(self) -> float:
         """Seconds since it was made."""
         return trio.current_time() - self._started_at
+
+    def turn_off(self) -> None:
+        """Show nothing more if it was shown on a terminal: that has gone. A file stays."""
+        if sys.stderr.isatty() and not self._stream.is_off:
+            self._stream.is_off = True
+            discard(sys.stderr)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -107,7 +150,7 @@ class Progress:
             return
         live = Live(
             self.draw(),
-            console=console_for(self._stream),
+            console=console_for(cast("TextIO", self._stream)),
             auto_refresh=False,
             transient=True,
             # What steps print goes above the picture; into a file or a pipe it goes untouched.
@@ -119,7 +162,7 @@ class Progress:
 
     async def refresh(self) -> None:
         """Redraw ten times a second, until cancelled."""
-        while self._live is not None:
+        while self._live is not None and not self._stream.is_off:
             self._live.update(self.draw(), refresh=True)
             await trio.sleep(_REFRESH_SECONDS)
 
@@ -131,16 +174,26 @@ class Progress:
         why = f": {reason}" if reason else ""
         spent = f" · {self._spent()}" if self._summary.budget is not None else ""
         line = f"[{self._summary.finished}/{self._total}] {row.document} {row.status}{took}{why}{spent}"
-        print(line, file=self._stream, flush=True)
+        print(line, file=cast("TextIO", self._stream), flush=True)
 
     def _spent(self) -> str:
         """Return the spend so far, of documents in flight too."""
-        return spend_text(self.activity.cost, self.activity.usage, self._summary.budget)
+        return spend_text(
+            self._summary.cost_before + self.activity.cost,
+            self._summary.usage_before + self.activity.usage,
+            self._summary.budget,
+        )
+
+    @property
+    def _doing(self) -> str:
+        return "now" if self.stopped_by is None else f"stopping ({self.stopped_by})"
 
     def draw(self) -> RenderableType:
         """Return the picture of this instant; it does not change afterwards."""
         summary = self._summary
-        left = time_left(summary.finished, self._total, self.elapsed)
+        # What the journal had is there at once, and tells nothing about the rest.
+        kept = summary.restored
+        left = time_left(summary.finished - kept, self._total - kept, self.elapsed) if not self.stopped_by else None
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(self._pipeline, style="bold", no_wrap=True),
@@ -151,6 +204,7 @@ class Progress:
         )
         facts = [
             f"{summary.counts['completed']} completed",
+            *([f"{count_text(kept)} from the journal"] if kept else []),
             *([f"{summary.not_completed} not completed"] if summary.not_completed else []),
             f"{self.activity.documents} in flight",
         ]
@@ -163,7 +217,7 @@ class Progress:
         return Group(
             head,
             Text(" · ".join([*facts, *([spent] if spent else [])]), no_wrap=True, overflow="ellipsis"),
-            Text(f"now: {' · '.join(running) or 'waiting'}", style="dim", no_wrap=True, overflow="ellipsis"),
+            Text(f"{self._doing}: {' · '.join(running) or 'waiting'}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
 
 

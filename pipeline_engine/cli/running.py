@@ -1,13 +1,11 @@
-"""The command `run`: every document through a pipeline, its results to screen and files."""
+"""The command `run`: every document through a pipeline, its results to screen, files and journal."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,39 +20,109 @@ from pipeline_engine.cli.binding import (
     shared_inputs,
     without_network,
 )
-from pipeline_engine.cli.failing import COMPLETED, INTERRUPTED, NOT_COMPLETED, TERMINATED, CommandError, say
+from pipeline_engine.cli.failing import COMPLETED, NOT_COMPLETED, CommandError, discard, say
+from pipeline_engine.cli.keeping import Keeping
 from pipeline_engine.cli.loading import load_pipeline
-from pipeline_engine.cli.summary import Summary, reason_of
+from pipeline_engine.cli.reading import Documents
+from pipeline_engine.cli.stopping import Stopping
+from pipeline_engine.cli.summary import Summary, is_from_journal, reason_of
 from pipeline_engine.declare import Budget
-from pipeline_engine.documents import find_documents, read_document
+from pipeline_engine.documents import find_documents
 from pipeline_engine.errors import DocumentError, PlanError
 from pipeline_engine.plan import compile_pipeline
 from pipeline_engine.report.numbers import counted
+from pipeline_engine.run.atomic import AtomicLines
 from pipeline_engine.run.batch import BatchStream
-from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
+from pipeline_engine.run.rows import rows_of
 from pipeline_engine.text import one_line, safe_text
+from pipeline_engine.values import Cost, Usage
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import Self, TextIO
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import TextIO
 
+    from pipeline_engine.cli.keeping import Again
+    from pipeline_engine.cli.reading import Source
     from pipeline_engine.plan import Plan
-    from pipeline_engine.run.binding import Models
+    from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.results import RunResult
 
-__all__ = ["run"]
+__all__ = ["Job", "exit_code_of", "job_of", "perform", "run", "say_stopped", "writable"]
 
 _MAX_TRACEBACKS = 3
 
 
-def run(arguments: Namespace) -> int:
+@dataclass(slots=True)
+class Job:
+    """Hold all that a run needs, and what is known of it so far."""
+
+    plan: Plan
+    models: Models
+    documents: Documents
+    out: Path | None
+    rows: Path | None
+    report: Path | None
+    options: Mapping[str, Any]
+    keeping: Keeping
+    capacity: int
+    is_offline: bool
+    is_debug: bool
+    summary: Summary
+    lost: int = 0
+    """How many documents were accepted once, and can be found nowhere any more."""
+    take: Callable[[RunResult], object] | None = None
+    """Gets each result, too."""
+    stopping: Stopping = field(default_factory=Stopping)
+    elapsed: float = 0.0
+    tracebacks: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many documents there are."""
+        return len(self.documents)
+
+
+def run(arguments: Namespace, again: Again | None = None) -> int:
     """Run the documents and return the exit code.
+
+    Args:
+        arguments: What the user asked for.
+        again: What a batch in a journal is run again for; None if it is begun by its user.
 
     Raises:
         CommandError: If the arguments do not fit the pipeline, the documents or the disk.
         PlanError: If the pipeline cannot be compiled or bound.
+        DocumentError: If there are no documents where they should be.
+        JournalError: If the journal cannot be opened or written.
+        PlanChangedError: With `--on-change error`, if the pipeline is not what it was.
+    """
+    job = job_of(arguments, again=again)
+    if again is not None and not job.total:
+        return exit_code_of(job)  # which documents are lost was said
+    trio.run(perform, job)
+    if job.stopping.number is not None and not is_all_done(job):
+        return say_stopped(job)
+    _finish(job)
+    return exit_code_of(job)
+
+
+def job_of(
+    arguments: Namespace,
+    again: Again | None = None,
+    choose: Callable[[Sequence[Path]], Sequence[Source]] | None = None,
+) -> Job:
+    """Return what is to be done, if all of it can be.
+
+    Args:
+        arguments: What the user asked for.
+        again: What a batch in a journal is run again for.
+        choose: Returns those of the documents that are to be run; all if not given.
+
+    Raises:
+        CommandError: If the arguments do not fit the pipeline, the documents or the disk.
+        PlanError: If the pipeline cannot be compiled.
         DocumentError: If there are no documents where they should be.
     """
     plan = compile_pipeline(load_pipeline(arguments.pipeline))
@@ -62,37 +130,65 @@ def run(arguments: Namespace) -> int:
         plan = without_network(plan)
     target = document_input(plan, arguments.inputs)
     shared = shared_inputs(plan, arguments.inputs)
-    paths = find_documents(arguments.documents)[: arguments.limit]
-    out = _writable("--out", arguments.out, paths)
-    report = _writable("--report", arguments.report, paths)
-    if out is not None and report is not None and out.resolve() == report.resolve():
-        raise CommandError(f"--out and --report are both {str(out)!r}. Give each a file of its own.")
+    paths = _found(arguments.documents, again)
+    if again is None:
+        paths = paths[: arguments.limit]
+    out, rows, report = (
+        writable(f"--{name}", getattr(arguments, name, None), paths) for name in ("out", "rows", "report")
+    )
+    _refuse_equal({"--out": out, "--rows": rows, "--report": report})
     budget = None
     if arguments.budget_usd is not None or arguments.budget_tokens is not None:
         budget = Budget(usd=arguments.budget_usd, tokens=arguments.budget_tokens)
-    job = _Job(
+    keeping = Keeping.of(arguments, again)
+    sources: Sequence[Source] = paths
+    lost = 0
+    if again is not None:
+        sources, lost = again.sources(paths, arguments.limit)
+    elif choose is not None:
+        sources = choose(paths)
+    return Job(
         plan=plan,
         models=offline_chains(plan) if arguments.offline else chains_of(arguments.models),
-        documents=_Documents(paths, target, shared),
-        total=len(paths),
+        documents=Documents(sources, plan, target, shared, {} if again is None else again.contents),
         out=out,
+        rows=rows,
         report=report,
         options={
             "budget": budget,
             "max_documents": arguments.max_documents,
             "timeout": arguments.timeout,
-            "document_timeout": arguments.document_timeout,
+            "document_timeout": getattr(arguments, "document_timeout", None),
+            **keeping.options,
         },
-        capacity=arguments.capacity,
+        keeping=keeping,
+        capacity=arguments.capacity or DEFAULT_CAPACITY,
         is_offline=arguments.offline,
         is_debug=arguments.debug,
         summary=Summary(plan, budget),
+        lost=lost,
     )
-    return trio.run(_perform, job)
 
 
-def _writable(option: str, name: str | None, documents: Sequence[Path]) -> Path | None:
-    """Return where to write, if that will work: an hour later would be a bad time to find out."""
+def _found(patterns: Sequence[str], again: Again | None) -> list[Path]:
+    if again is None:
+        return find_documents(patterns)
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        try:
+            for path in find_documents([pattern]):
+                found.setdefault(path.resolve(), path)
+        except DocumentError:
+            pass  # a file that is gone is told by its name, or taken from the journal
+    return list(found.values())
+
+
+def writable(option: str, name: str | None, documents: Sequence[Path]) -> Path | None:
+    """Return where to write, if that will work: an hour later would be a bad time to find out.
+
+    Raises:
+        CommandError: If it will not.
+    """
     if name is None:
         return None
     path = Path(name)
@@ -104,83 +200,66 @@ def _writable(option: str, name: str | None, documents: Sequence[Path]) -> Path 
         )
     if path.exists() and any(path.samefile(document) for document in documents if document.exists()):
         raise CommandError(f"{option} {name!r} would overwrite one of the documents. Name another file.")
+    if option == "--rows" and path.exists() and not path.is_file():
+        raise CommandError(f"{option} {name!r} is no regular file, and could not be replaced. Name another file.")
     return path
 
 
-class _Documents:
-    """Read one file after the other, each when there is room for it, in a thread."""
-
-    def __init__(self, paths: Sequence[Path], target: str, shared: Mapping[str, Any]) -> None:
-        self._paths = iter(paths)
-        self._target = target
-        self._shared = shared
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Document:
-        path = next(self._paths, None)
+def _refuse_equal(files: Mapping[str, Path | None]) -> None:
+    seen: dict[Path, str] = {}
+    for option, path in files.items():
         if path is None:
-            raise StopAsyncIteration
-        # A large PDF must not hold up somebody who wants to leave.
-        return await trio.to_thread.run_sync(self._read, path, abandon_on_cancel=True)
-
-    def _read(self, path: Path) -> Document:
-        try:
-            text = read_document(path)
-        except DocumentError as error:
-            return Document(str(path), {}, error=error)
-        return Document(str(path), {**self._shared, self._target: text})
+            continue
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise CommandError(f"{other} and {option} are both {str(path)!r}. Give each a file of its own.")
 
 
-@dataclass(slots=True)
-class _Job:
-    plan: Plan
-    models: Models
-    documents: _Documents
-    total: int
-    out: Path | None
-    report: Path | None
-    options: Mapping[str, Any]
-    capacity: int | None
-    is_offline: bool
-    is_debug: bool
-    summary: Summary
-    signal_number: int | None = None
-    tracebacks: list[str] = field(default_factory=list)
-
-
-async def _perform(job: _Job) -> int:
+async def perform(job: Job) -> None:
+    """Run the documents, and let signals end that; what came of it is in the job."""
     # Rich is loaded here, where there is something to show, and not for a plan that does not compile.
     from pipeline_engine.cli.progress import Progress
 
-    summary = job.summary
-    progress = Progress(job.plan.name, [step.name for step in job.plan.steps], job.total, summary)
-    async with Engine(sinks=[progress.activity], capacity=job.capacity or DEFAULT_CAPACITY) as engine:
-        # Bound before --out is opened: a missing key or price must not empty the results of the last run.
-        batch = _opened_batch(engine, job)
-        if job.is_offline and job.plan.roles:
-            say(f"{OFFLINE} is no LLM: it picks words and sentences out of each document.")
-        with _opened(job.out) as out, progress.shown():
+    progress = Progress(job.plan.name, [step.name for step in job.plan.steps], job.total, job.summary)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(job.stopping.watch, progress.turn_off)
+        # The engine is inside: also when it hangs on its way out, signals are heard.
+        with job.stopping.scope:
+            async with Engine(sinks=[progress.activity], capacity=job.capacity) as engine:
+                await _perform(engine, job, progress)
+        nursery.cancel_scope.cancel()
+    job.elapsed = progress.elapsed
+
+
+async def _perform(engine: Engine, job: Job, progress: Any) -> None:
+    # Bound before --out is opened: a missing key or price must not empty the results of the last run.
+    bound, batch = _bound_batch(engine, job)
+    if job.is_offline and job.plan.roles:
+        say(f"{OFFLINE} is no LLM: it picks words and sentences out of each document.")
+
+    def drain(cause: str) -> None:
+        progress.stopped_by = cause
+        batch.drain(cause)
+
+    async with batch as results:
+        job.stopping.let_finish(drain)
+        job.keeping.begun(batch, bound.keys.parts)
+        _count_earlier_spend(job.summary, batch)
+        with _opened_out(job) as out, _opened_rows(job) as rows, progress.shown():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_on_signal, job, nursery.cancel_scope)
                 nursery.start_soon(progress.refresh)
-                async with batch as results:
-                    async for result in results:
-                        _write(out, result)
-                        progress.tell(summary.add(result), reason_of(result))
-                        _keep_traceback(job, result)
+                async for result in results:
+                    _write(out, result)
+                    _write_rows(rows, result)
+                    _take(job, progress, result)
                 nursery.cancel_scope.cancel()
-    summary.stopped_by = batch.stopped_by
-    if job.signal_number is not None:
-        return _stopped(job)
-    _finish(job, progress.elapsed)
-    return COMPLETED if summary.finished == job.total and not summary.not_completed else NOT_COMPLETED
+    job.summary.stopped_by = batch.stopped_by
 
 
-def _opened_batch(engine: Engine, job: _Job) -> BatchStream:
+def _bound_batch(engine: Engine, job: Job) -> tuple[BoundPlan, BatchStream]:
     try:
-        return BatchStream(engine, engine.bind(job.plan, job.models), job.documents, **job.options)
+        bound = engine.bind(job.plan, job.models)
+        return bound, BatchStream(engine, bound, job.documents, **job.options)
     except PlanError as error:
         codes = {problem.code for problem in error.problems}
         if codes & {"PE201", "PE202"} and not job.is_offline:
@@ -190,24 +269,59 @@ def _opened_batch(engine: Engine, job: _Job) -> BatchStream:
         raise
 
 
+def _count_earlier_spend(summary: Summary, batch: BatchStream) -> None:
+    if batch.opened is not None and summary.budget is not None:
+        summary.cost_before = Cost(usd=batch.opened.spent_micro_usd / 1_000_000)
+        summary.usage_before = Usage(input_tokens=batch.opened.spent_tokens)
+
+
+def _take(job: Job, progress: Any, result: RunResult) -> None:
+    row = job.summary.add(result)
+    if not is_from_journal(result):
+        progress.tell(row, reason_of(result))
+    _keep_traceback(job, result)
+    if job.take is not None:
+        job.take(result)
+
+
+# Files
+
+
 @contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO | None]:
-    if path is None:
+def _opened_out(job: Job) -> Iterator[TextIO | AtomicLines | None]:
+    if job.out is None:
         yield None
-        return
-    # A file name may hold bytes that are no text; as \udc.. they are valid JSON.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        yield file
+    elif job.keeping.replaces_lines:
+        with AtomicLines(job.out, replaces="document") as lines:
+            yield lines
+    else:
+        # A file name may hold bytes that are no text; as \udc.. they are valid JSON.
+        with job.out.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
 
 
-def _write(out: TextIO | None, result: RunResult) -> None:
-    if out is not None:
+def _opened_rows(job: Job) -> AtomicLines | nullcontext[None]:
+    if job.rows is None:
+        return nullcontext()
+    return AtomicLines(job.rows, replaces="document" if job.keeping.replaces_lines else None)
+
+
+def _write(out: TextIO | AtomicLines | None, result: RunResult) -> None:
+    if isinstance(out, AtomicLines):
+        out.write(result.to_dict())
+    elif out is not None:
         # One write for each line, so that whatever ends the run leaves whole lines.
         out.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
         out.flush()
 
 
-def _keep_traceback(job: _Job, result: RunResult) -> None:
+def _write_rows(rows: AtomicLines | None, result: RunResult) -> None:
+    if rows is not None:
+        for row in rows_of(result):
+            rows.write(row)
+
+
+def _keep_traceback(job: Job, result: RunResult) -> None:
     if not job.is_debug or result.status == "completed" or len(job.tracebacks) >= _MAX_TRACEBACKS:
         return
     error = result.error or (result.errors[0].__cause__ if result.errors else None)
@@ -215,55 +329,83 @@ def _keep_traceback(job: _Job, result: RunResult) -> None:
         job.tracebacks.append(f"{one_line(result.document)}:\n{''.join(traceback.format_exception(error))}")
 
 
-# Signals
-
-
-async def _stop_on_signal(job: _Job, scope: trio.CancelScope) -> None:
-    """Let the first Ctrl-C or SIGTERM end the run in good order; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # signals reach only the main thread
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            job.signal_number = number
-            scope.cancel()
-            return
-
-
-def _stopped(job: _Job) -> int:
-    is_interrupt = job.signal_number == signal.SIGINT
-    cause = "Ctrl-C" if is_interrupt else "SIGTERM"
-    kept = f"; their results are in {job.out}" if job.out is not None else ""
-    say(f"stopped by {cause} after {job.summary.finished} of {counted(job.total, 'document')}{kept}.")
-    return INTERRUPTED if is_interrupt else TERMINATED
-
-
 # The end
 
 
-def _finish(job: _Job, elapsed: float) -> None:
+def is_all_done(job: Job) -> bool:
+    """Whether every document has come to its end: then a signal came too late to end anything."""
+    return job.summary.ended == job.total
+
+
+def exit_code_of(job: Job) -> int:
+    """Return what the process ends with, if nothing has ended it from outside."""
+    return COMPLETED if is_all_done(job) and not (job.summary.not_completed or job.lost) else NOT_COMPLETED
+
+
+def say_stopped(job: Job) -> int:
+    """Say what a signal has left, and how to go on; return the exit code."""
+    said = f"stopped by {job.stopping.cause} after {job.summary.ended} of {counted(job.total, 'document')}"
+    files = [str(path) for path in (job.out, job.rows) if path is not None]
+    if job.keeping.batch is not None:
+        # The command is on a line of its own, so that it can be copied.
+        lines = [f"{said}. What is finished is in {job.keeping.name}. Go on with:"]
+        lines.append(job.keeping.command(f"resume {job.keeping.batch}"))
+        say("\n  ".join(map(one_line, lines)))
+    elif files:
+        say(
+            one_line(f"{said}; their results are in {' and '.join(files)}. With --journal they would not be run again.")
+        )
+    else:
+        say(f"{said}; nothing is kept without --journal, --out or --rows.")
+    return job.stopping.exit_code
+
+
+def _finish(job: Job) -> None:
+    for text in job.tracebacks:
+        print(safe_text(text), file=sys.stderr)
+    if job.report is not None and job.summary.slowest is not None:
+        job.summary.slowest.to_html(job.report)
+    try:
+        _show(job)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # The terminal has gone. What the run has made is where it should be.
+        discard(sys.stdout)
+
+
+def _show(job: Job) -> None:
     from pipeline_engine.cli.progress import console_for
     from pipeline_engine.cli.tables import closing_lines, print_results, print_waterfall
 
     summary = job.summary
     console = console_for(sys.stdout)
-    for text in job.tracebacks:
-        print(safe_text(text), file=sys.stderr)
     if summary.finished:
         print_results(console, summary)
     print_waterfall(console, summary)
-    lines = closing_lines(summary, job.total, elapsed)
+    lines = closing_lines(summary, job.total, job.elapsed)
+    lines += job.documents.notes()
+    if summary.left_alone:
+        left = counted(summary.left_alone, "document")
+        lines.append(f"left alone: {left} that had not completed before; to try again:")
+        lines.append(job.keeping.command("retry --failed"))
+    if job.keeping.batch is not None:
+        lines.append(f"batch: {job.keeping.batch} in {job.keeping.name}")
+    replaced = "new " if job.keeping.replaces_lines else ""
     if job.out is not None:
-        lines.append(f"results: {job.out} ({counted(summary.finished, 'line')})")
+        lines.append(f"results: {job.out} ({counted(summary.finished, f'{replaced}line')})")
+    if job.rows is not None:
+        lines.append(f"rows: {job.rows} ({counted(summary.finished * len(job.plan.steps), f'{replaced}line')})")
     if job.report is not None:
-        lines.append(_report(job.report, summary))
+        lines.append(_report_line(job.report, summary))
     for line in lines:
         print(one_line(line), file=console.file)
 
 
-def _report(path: Path, summary: Summary) -> str:
+def _report_line(path: Path, summary: Summary) -> str:
     trace = summary.slowest
     if trace is None:
         return "report: not written, because no document was run"
-    trace.to_html(path)
     of = f" (the slowest document, {trace.document})" if summary.finished > 1 else ""
     return f"report: {path}{of}"

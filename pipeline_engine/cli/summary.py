@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from pipeline_engine.errors import EarlierError
 from pipeline_engine.report.numbers import count_text, tokens_text, usd_text
 from pipeline_engine.text import one_line
 from pipeline_engine.values import (
     AttemptFinished,
+    AttemptStarted,
     Completed,
     Cost,
     Dropped,
     Failed,
     HedgeFinished,
     Outcome,
+    OutputRestored,
     Skipped,
     Status,
     Stopped,
@@ -31,7 +34,17 @@ if TYPE_CHECKING:
     from pipeline_engine.report import Trace
     from pipeline_engine.run.results import RunResult
 
-__all__ = ["MAX_CELL", "Row", "Summary", "compact", "outcome_text", "reason_of", "spend_text"]
+__all__ = [
+    "MAX_CELL",
+    "Row",
+    "Summary",
+    "calls_saved",
+    "compact",
+    "is_from_journal",
+    "outcome_text",
+    "reason_of",
+    "spend_text",
+]
 
 MAX_ROWS = 50
 MAX_REASONS = 10
@@ -66,6 +79,15 @@ class Summary:
     """The tokens spent, as far as they are known."""
     cost: Cost = field(default_factory=Cost)
     """What the calls cost, as far as prices are known; the lost ones of second calls are among them."""
+    cost_before: Cost = field(default_factory=Cost)
+    """What the batch had spent before it was resumed: its budget counts it."""
+    usage_before: Usage = field(default_factory=Usage)
+    restored: int = 0
+    """How many documents had ended before: their results are the journal's."""
+    left_alone: int = 0
+    """How many of those had not completed."""
+    calls_saved: int = 0
+    """How many calls were not sent, because the journal had the replies, or what became of them."""
     rows: list[Row] = field(default_factory=list)
     """The first fifty that finished."""
     reasons: list[tuple[str, str]] = field(default_factory=list)
@@ -89,9 +111,18 @@ class Summary:
         """The trace of the slowest completed document; of the slowest one at all, if none completed."""
         return None if self._slowest is None else self._slowest[2].trace
 
+    @property
+    def ended(self) -> int:
+        """How many documents came to an end of their own; the others were stopped, or not started."""
+        return self.finished - self.counts["stopped"]
+
     def add(self, result: RunResult) -> Row:
         """Take in a result and return its row."""
         self.counts[result.status] += 1
+        if is_from_journal(result):
+            self.restored += 1
+            self.left_alone += result.status != "completed"
+        self.calls_saved += calls_saved(result)
         took = None
         if result.records:
             took = result.records[-1].at - result.records[0].at
@@ -113,6 +144,26 @@ class Summary:
         is_completed = result.status == "completed"
         if self._slowest is None or (is_completed, took) > self._slowest[:2]:
             self._slowest = (is_completed, took, result)
+
+
+def is_from_journal(result: RunResult) -> bool:
+    """Whether a document had ended before, and nothing was run."""
+    return result.is_restored or isinstance(result.error, EarlierError)
+
+
+def calls_saved(result: RunResult) -> int:
+    """Return how many calls a document has not needed, thanks to the journal: at least one for each output."""
+    asking = {step.name: step.index for step in result.plan.steps if step.kind != "function"}
+    if not result.is_restored:
+        return sum(
+            (isinstance(record, OutputRestored) or (isinstance(record, AttemptStarted) and record.is_replayed))
+            and record.step in asking
+            for record in result.records
+        )
+    outcomes: list[Outcome[Any]] = []
+    for step, index in asking.items():
+        outcomes += result.state.items(index) or (result.outcome(step),)
+    return sum(isinstance(outcome, Completed) and outcome.via != "fallback:value" for outcome in outcomes)
 
 
 def cost_of(result: RunResult) -> Cost:

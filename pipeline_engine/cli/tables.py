@@ -172,6 +172,10 @@ def closing_lines(summary: Summary, total: int, elapsed: float) -> list[str]:
     line = f"{counted(total, 'document')} in {seconds_text(elapsed)}: {', '.join(counts) or 'none finished'}"
     spent = spend_text(summary.cost, summary.usage, summary.budget)
     lines = [f"{line} · {spent}" if spent else line]
+    kept = [counted(summary.restored, "document")] if summary.restored else []
+    kept += [f"{counted(summary.calls_saved, 'call')} not sent again"] if summary.calls_saved else []
+    if kept:
+        lines.append(f"from the journal: {', '.join(kept)}")
     if summary.stopped_by is not None:
         lines.append(f"stopped: {summary.stopped_by}")
     return lines

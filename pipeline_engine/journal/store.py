@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_engine.errors import JournalError
+from pipeline_engine.errors import JournalDataError, JournalError
 from pipeline_engine.journal.keys import digest
 from pipeline_engine.journal.processes import Process, has_died
 from pipeline_engine.journal.saved import saved_calls, saved_outputs
@@ -372,7 +372,13 @@ class Store(ABC):
 
     # Documents
 
-    def _claim(self, claim: Claim) -> Claimed | Busy | Ended:
+    def _claim(self, claim: Claim) -> Claimed | Busy | Ended | JournalDataError:
+        try:
+            return self._claim_intact(claim)
+        except JournalDataError as damage:
+            return damage  # the concern of whoever wants this document, and of nobody else
+
+    def _claim_intact(self, claim: Claim) -> Claimed | Busy | Ended:
         place = (to_name(claim.pipeline), to_name(claim.document))
         inputs = self._store_inputs(claim)
         source = None if claim.source is None else to_name(claim.source)
@@ -412,6 +418,8 @@ class Store(ABC):
         if claim.on_change == "new" and batch != claimed_batch:
             self.execute("delete from step_outputs where pipeline = ? and document = ?", place)
             self.execute("update calls set is_void = 1 where pipeline = ? and document = ?", place)
+        # Read before the document is taken: if something in it is damaged, it stays as it is.
+        calls, outputs = saved_calls(self.query, place), saved_outputs(self.query, place)
         self.execute(
             "update documents set content = ?, inputs = ?, source = ?, status = 'processing', plan = ?, batch = ?, "
             "worker = ?, fence = ?, marks = ?, crash_count = ?, admitted_at = ?, ended_at = null "
@@ -432,7 +440,7 @@ class Store(ABC):
         )
         self._claiming.add(place)
         is_new = is_own and given == 1
-        return Claimed(given, saved_calls(self.query, place), saved_outputs(self.query, place), is_new=is_new)
+        return Claimed(given, calls, outputs, is_new=is_new)
 
     def _store_inputs(self, claim: Claim) -> str | None:
         if claim.inputs is None:

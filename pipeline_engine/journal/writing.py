@@ -150,10 +150,10 @@ class ThreadedJournal:
         except RuntimeError as error:
             reason = "cannot be opened, because no thread can start; look at `ulimit -u` and at the memory"
             raise JournalFileError(name, reason) from error
+        _OPEN.add(self)
         self._opened.wait()
         if self._error is not None:
             raise self._error
-        _OPEN.add(self)
 
     # Called on trio's thread
 

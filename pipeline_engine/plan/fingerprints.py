@@ -28,9 +28,13 @@ def fingerprint(function: Callable[..., Any] | type) -> str | None:
     """Return the hash of what a function or class does, as far as its source tells; None if there is no source.
 
     Example:
-        >>> def first(text):
-        ...     return text[:10]  # a comment
-        >>> fingerprint(first) is None  # typed into a shell
+        >>> def first(text: str) -> str:
+        ...     return text[:10]
+        >>> def second(text):
+        ...     return text[:10]  # a comment makes no difference, and neither does a name
+        >>> fingerprint(first) == fingerprint(second)
+        True
+        >>> fingerprint(eval("lambda text: text[:10]")) is None
         True
     """
     digest = sha256()
@@ -128,6 +132,8 @@ def _normalised_source(function: FunctionType | type) -> str | None:
     found = _definition(tree, function)
     if found is None:
         return None
+    if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
+        found.name = "_"  # what it is called makes no difference
     return ast.unparse(_Plain().visit(found))
 
 

@@ -203,7 +203,8 @@ async def engine_for(
         refuse_capacity(capacity)
         if not isinstance(engine, Engine):
             raise TypeError(
-                f"engine= takes an Engine here, not a {type(engine).__name__}. For a Runner use its own run()."
+                f"engine= takes an Engine here, not a {type(engine).__name__}. "
+                "For a Runner await asyncio.wrap_future(runner.submit(…)), or use its run() in plain code."
             )
         return await use(engine, *arguments, **options)
     running = RUNNING_STEP.get()

@@ -21,6 +21,7 @@ from pipeline_engine.errors import (
     DuplicateDocumentError,
     EngineClosedError,
     InputError,
+    JournalDataError,
     JournalError,
     PipelineEngineError,
 )
@@ -286,7 +287,7 @@ class BatchStream:
             is_absorbed = await self._manager.__aexit__(*told)
             return told[1] is not None and bool(is_absorbed)
         except BaseExceptionGroup as group:
-            found = only_error(group)
+            found = only_error(_told_once(group))
             if told[1] is not None or error is None or not isinstance(found, Exception):
                 raise found from None
             return False
@@ -404,6 +405,7 @@ class BatchStream:
                 result = await self._result_of(document, place)
             except DocumentBusyError:
                 self._deferred.append(document)
+                self._engine.scheduler.dispatch()  # it takes no slot, so the next document may come
                 return
             self._engine.scheduler.dispatch()  # it may have taken no slot at all
             self._counts[result.status] = self._counts.get(result.status, 0) + 1
@@ -432,6 +434,8 @@ class BatchStream:
                 redo=self._journal_options.redo,
                 source=document.source,
             )
+        except JournalDataError as damage:
+            return RunResult.refused(self._bound.plan, document.key, damage)
         except (JournalError, DocumentBusyError, EngineClosedError):
             raise
         except PipelineEngineError as error:  # inputs that do not fit: this document's error alone
@@ -454,6 +458,24 @@ class BatchStream:
         if self._timeout is not None and (own is None or left < own):
             return left, f"the batch's timeout of {self._timeout:g} s"
         return own, None if own is None else f"the document's timeout of {own:g} s"
+
+
+def _told_once(group: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:
+    """Return what has ended a batch, without what else says the same: all its documents learn that a journal failed."""
+    failures, others = group.split(JournalError)
+    if failures is None:
+        return group
+    # The last one has counted what came after the first, too.
+    last = max(_errors_in(failures), key=lambda error: getattr(error, "unsaved", 0))
+    return BaseExceptionGroup("", [last, *([] if others is None else [others])])
+
+
+def _errors_in(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _errors_in(error)
+        else:
+            yield error
 
 
 async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Document]:

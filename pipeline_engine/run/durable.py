@@ -240,6 +240,8 @@ class DurableBatch:
                 [answer] = await self.journal.write(claim)
         except trio.TooSlowError as error:
             raise JournalError(f"journal {self.place.name!r} has not answered for {_FLUSH_SECONDS:g} s") from error
+        if isinstance(answer, Exception):
+            raise answer
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
@@ -284,8 +286,8 @@ class DurableBatch:
         """Seconds after which somebody who waits for a document asks again."""
         return min(_POLL_SECONDS, getattr(self.place, "lease", math.inf) / 6)
 
-    async def end(self, admitted: Admitted, result: RunResult, elapsed: float) -> None:
-        """Keep how a document ended; one that was stopped waits to be run again.
+    async def end(self, admitted: Admitted, result: RunResult, elapsed: float) -> bool:
+        """Keep how a document ended; one that was stopped waits to be run again. Return whether it still was ours.
 
         Raises:
             JournalError: If the journal has failed.
@@ -312,7 +314,8 @@ class DurableBatch:
         entries = [CallsVoided(bound.pipeline, bound.document, tuple(void)), entry] if is_over else [entry]
         # Bounded: a journal that hangs must not keep somebody here who wants to leave.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
-            await self.journal.write(*entries)
+            return (await self.journal.write(*entries))[-1] is not False
+        return True  # nobody can tell
 
     async def refuse(self, key: str, error: Exception, run: str) -> None:
         """Keep that a document could not be run at all.

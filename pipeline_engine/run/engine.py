@@ -278,7 +278,11 @@ class Engine:
         known = self._bound.get(plan)
         if known is not None and known[0] == models:
             return known[1]
-        bound = BoundPlan.bind(plan, models, self._pool)
+        given = models
+        if models is not None and models is self._models:
+            # What an engine has is for many pipelines: which of its roles one of them uses is not its concern.
+            given = {role: chain for role, chain in models.items() if role in plan.roles}
+        bound = BoundPlan.bind(plan, given, self._pool)
         while len(self._bound) >= _REMEMBERED_PLANS:  # some programs declare a pipeline for each request
             del self._bound[next(iter(self._bound))]
         # A copy, so that a mapping or chain which the caller changes later is bound anew.
@@ -474,7 +478,7 @@ class Engine:
             InputError: If the inputs do not fit; nothing has run.
             EngineClosedError: If the engine is not open.
             JournalError: If the journal can be written no more.
-            DocumentBusyError: In a batch, if another process works on the document.
+            DocumentBusyError: In a batch, if another process works on the document; anywhere, if one has taken it over.
         """
         if not self._is_open:
             raise EngineClosedError("engine")
@@ -533,6 +537,7 @@ class Engine:
         running[execution] = None
         if group in self._draining:
             execution.drain(self._draining[group])
+        is_ours = True
         try:
             if RUNNING_STEP.get() is None:
                 await execution.run(timeout, stopped_by)
@@ -546,7 +551,9 @@ class Engine:
             result = RunResult(execution.state, records, document=key, run_id=run_id)
             emit(RunFinished(self._scheduler.now(), result.status))
             if admitted is not None and durable is not None and execution.is_kept:
-                await durable.end(admitted, result, self._scheduler.now() - now)  # shielded, and bounded
+                is_ours = await durable.end(admitted, result, self._scheduler.now() - now)  # shielded, and bounded
+        if not is_ours:
+            raise DocumentBusyError(key, "another process, which has taken it over")
         return result
 
     async def _probe(self, bound: BoundPlan, values: Sequence[Any], admitted: Admitted) -> RunResult | None:

@@ -71,8 +71,12 @@ class Rehearsal:
         """Return how the pipeline differs from what it was, a sentence for each step that does."""
         return changes_between(before, self._bound.keys.parts)
 
-    async def look_at(self, document: StoredDocument) -> None:
+    async def look_at(self, document: StoredDocument, *, is_left_alone: bool = False) -> None:
         """Count what would become of a document.
+
+        Args:
+            document: The document.
+            is_left_alone: Whether a run would not touch it, so that only what is kept of it counts.
 
         Raises:
             JournalDataError: If what was saved of it is not what was written.
@@ -116,7 +120,7 @@ class Rehearsal:
         )
         await execution.run()
         self.documents += 1
-        self._count(execution, left_out)
+        self._count(execution, left_out, is_left_alone=is_left_alone)
 
     def _values(self, inputs: Mapping[str, Any]) -> list[Any]:
         plan = self._bound.plan
@@ -127,32 +131,36 @@ class Rehearsal:
         }
         return validate_inputs(plan, {**{name: inputs[name] for name in inputs if name not in read}, **read})
 
-    def _count(self, execution: Execution, left_out: Sequence[StepRun]) -> None:
+    def _count(self, execution: Execution, left_out: Sequence[StepRun], *, is_left_alone: bool) -> None:
         noted: dict[int, set[int | None]] = {}
-        for step_run in left_out:
+        for step_run in () if is_left_alone else left_out:
             noted.setdefault(step_run.step.index, set()).add(step_run.item)
             tally = self.steps[step_run.step.name]
             tally.again += 1
             if isinstance(step_run.candidate, BoundModel):
                 name = step_run.candidate.name
                 tally.calls[name] = tally.calls.get(name, 0) + 1
-        self.touched += bool(left_out)
+        self.touched += bool(noted)
         for step, outcome in zip(self._bound.plan.steps, execution.state.outcomes, strict=True):
             tally, again = self.steps[step.name], noted.get(step.index, set())
             items = execution.state.items(step.index)
             if items:
                 tally.kept += sum(isinstance(ended, Completed) for ended in items)
-                tally.depends += sum(
+                tally.depends += not is_left_alone and sum(
                     isinstance(ended, Stopped) and item not in again for item, ended in enumerate(items)
                 )
             elif isinstance(outcome, Completed):
                 tally.kept += 1
-            elif isinstance(outcome, Stopped) and None not in again:
+            elif isinstance(outcome, Stopped) and None not in again and not is_left_alone:
                 tally.depends += 1
 
     def price(self, step: str) -> tuple[float, int]:
         """Return what the calls of a step that would be sent again cost, about, and of how many nobody knows it."""
         return self._prices.of(step, self.steps[step].calls)
+
+    def is_call(self, step: str) -> bool:
+        """Return whether a step asks a model."""
+        return self._bound.plan.steps[self._bound.plan.index_of[step]].kind != "function"
 
     def price_of_one(self, step: str) -> float | None:
         """Return what one call of a step costs, about; None if nobody knows."""

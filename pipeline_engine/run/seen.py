@@ -55,7 +55,8 @@ class SeenKeys:
         turn = self._count % self._most
         if self._count >= self._most:
             self._forget(turn + 1)
-            place = int.from_bytes(hashed[:4], "little") & mask  # others have moved: the place that was free may lie too far
+            # Others have moved: the place that was free may lie too far.
+            place = int.from_bytes(hashed[:4], "little") & mask
             while table[place]:
                 place = (place + 1) & mask
         self._count += 1

@@ -174,10 +174,11 @@ class Journaling:
         outcome = Completed(value, saved.via)
         step_run.call_keys = saved.calls
         data = self._json_of(step, value)
-        if self.bound.is_probe and data != saved.output:
+        is_latest = recall.is_latest(saved)  # it may be that of an earlier version, which is back
+        if self.bound.is_probe and (data != saved.output or not is_latest):
             return False  # an edited validator makes something else of it
         self.execution.emit(OutputRestored(now, step.name, step_run.item))
-        if is_own and (data == saved.output or data is None):
+        if is_own and is_latest and (data == saved.output or data is None):
             self._remember_hash(step_run, data)
             self.execution.settle(step.index, step_run.item, outcome, now, more)
         else:
@@ -592,8 +593,7 @@ class Journaling:
     def _submit(
         self, entries: Sequence[Entry], done: Callable[[Sequence[Answer]], None] | None = None
     ) -> Sequence[Answer] | None:
-        if self.error is not None:
-            return None
+        # Also after a failure: the journal spills what was paid for meanwhile beside it.
         try:
             return self.bound.journal.submit(entries, None if done is None else partial(self._answered, done))
         except JournalError as error:

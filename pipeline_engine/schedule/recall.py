@@ -45,6 +45,7 @@ class Recall:
         self._replies: dict[str, list[SavedCall]] = {}
         self._calls: dict[str, SavedCall] = {}
         self._ordinals: dict[str, int] = {}
+        self._latest: dict[Place, str] = {}
         self._released: set[Place] = set()
         self._widths: dict[str, int] = {}
         self._used: set[str] = set()
@@ -56,6 +57,7 @@ class Recall:
         for output in outputs:
             self._outputs.setdefault((output.step, output.item), {})[output.key] = output
             self._by_key.setdefault(output.key, []).append(output)
+            self._latest[output.step, output.item] = output.key
         self.is_empty = not self._calls and not self._outputs
         """Whether nothing is remembered: then nobody need ask."""
 
@@ -77,6 +79,10 @@ class Recall:
             found = known
         self._take(found)
         return found
+
+    def is_latest(self, output: SavedOutput) -> bool:
+        """Whether nothing was accepted after it at its place: else it must be accepted anew to be what stands there."""
+        return self._latest[output.step, output.item] == output.key
 
     def release(self, step: str, item: int) -> None:
         """Let others have what a step or item has left behind: it wants something else now."""

@@ -324,8 +324,9 @@ Entry = (
     | FindReply
 )
 """What can be submitted to a journal."""
-Answer = Claimed | Busy | Ended | CachedReply | BatchOpened | bool | None
-"""What a journal answers to an entry; None where there is nothing to say."""
+Answer = Claimed | Busy | Ended | CachedReply | BatchOpened | Exception | bool | None
+"""What a journal answers to an entry; None where there is nothing to say, and an error where what is kept of a
+document that was claimed is damaged."""
 
 
 class Journal(Protocol):

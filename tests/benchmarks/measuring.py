@@ -12,9 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import median
 
-__all__ = ["Timing", "cpu_seconds", "in_turns", "judged", "print_setting", "print_table", "pure_python_milliseconds"]
+__all__ = [
+    "Timing",
+    "cpu_seconds",
+    "describe_disk",
+    "in_turns",
+    "judged",
+    "load_averages",
+    "print_setting",
+    "print_table",
+    "pure_python_milliseconds",
+]
 
 ROUNDS = 5
 
@@ -82,6 +93,30 @@ def pure_python_milliseconds() -> float:
 def judged(figure: float, at_most: float) -> str:
     """Return the target and whether the figure meets it."""
     return f"<= {at_most:g} {'met' if figure <= at_most else 'MISSED'}"
+
+
+def describe_disk(folder: Path) -> str:
+    """Return what a folder lies on, and how long that takes to make a page durable."""
+    from pipeline_engine.journal.sqlite import file_system_of  # only here: most of what measures does not need it
+
+    mounts = Path("/proc/self/mounts")
+    kind = file_system_of(str(folder.resolve()), mounts.read_text("utf-8")) if mounts.exists() else ""
+    taken = []
+    with (folder / "probe").open("wb") as file:
+        for _ in range(50):
+            file.write(bytes(4096))
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            taken.append((time.perf_counter() - started) * 1000)
+    (folder / "probe").unlink()
+    name = f"{kind}: MEMORY, NO DISK, set TMPDIR" if kind in ("tmpfs", "ramfs") else kind or "some file system"
+    return f"{name}; an fsync takes {median(taken):.2f} ms, at most {max(taken):.2f}"
+
+
+def load_averages() -> str:
+    """Return how busy the machine was over the last 1, 5 and 15 minutes."""
+    return ", ".join(f"{load:.2f}" for load in os.getloadavg())
 
 
 def print_setting() -> None:

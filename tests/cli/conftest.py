@@ -58,7 +58,7 @@ class Ran:
 def folder(tmp_path, monkeypatch):
     """An empty folder to run in, on a terminal 100 cells wide, with nothing in the environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "CI", "FORCE_COLOR", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in ("NO_COLOR", "CI", "FORCE_COLOR", "OPENAI_API_KEY", "OPENAI_BASE_URL", "PIPELINE_ENGINE_JOURNAL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-from pipeline_engine.cli.running import _Documents
-
 ANSWERS = {"title": {"text": "A title"}, "summary": "A summary.", "mood": {"value": "good"}}
 LATENCY = {"title": 1.0, "summary": 2.0, "mood": 0.5}
 
@@ -499,21 +497,3 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(cli, write, notes,
     ran = cli("run", "notes.py", "docs", *notes, *options)
 
     assert (ran.code, ran.out, ran.err) == (2, "", f"pipeline-engine: {said}\n")
-
-
-# Memory
-
-
-async def test_a_document_is_read_when_it_is_asked_for(write, folder):
-    """A folder of a million files is never in memory, and never read ahead of the run."""
-    paths = [write("a.md", "first"), write("b.md", "second")]
-    documents = _Documents(paths, "text", {"language": "de"})
-
-    first = await documents.__anext__()
-    paths[1].write_text("changed")
-    second = await documents.__anext__()
-
-    assert first.inputs == {"text": "first", "language": "de"}
-    assert second.inputs == {"text": "changed", "language": "de"}
-    with pytest.raises(StopAsyncIteration):
-        await documents.__anext__()

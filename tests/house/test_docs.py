@@ -17,6 +17,7 @@ from tests.house.pages import PAGES, ROOT, name_of, without_code
 _SKIPPED = re.compile(r"<!-- skip: (?P<reason>\S.+) -->\s*\Z")
 _PRINTS = re.compile(r"<!-- prints -->\s*\Z")
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_COMMANDS = ("run", "resume", "retry", "estimate", "check", "graph", "batches", "show", "doctor", "prune", "diff")
 _TWO_SENTENCES = re.compile(r"[a-z`)”][.!?] +[A-Z“`][^|]*$", re.MULTILINE)
 
 
@@ -92,6 +93,6 @@ def _help_of(command: str) -> str:
 def test_every_option_of_the_command_line_is_described():
     """An option that is documented nowhere does not exist."""
     page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
-    known = {flag for command in ("run", "check", "graph") for flag in re.findall(r"(--[a-z-]+)", _help_of(command))}
+    known = {flag for command in _COMMANDS for flag in re.findall(r"(--[a-z-]+)", _help_of(command))}
 
     assert sorted(flag for flag in known - {"--help"} if f"`{flag}" not in page) == []

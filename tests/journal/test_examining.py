@@ -24,7 +24,10 @@ def paid():
 
 def run(place, paid, names=("a", "b", "c")):
     return run_batch(
-        pipeline_of_notes(), [Document(name, {"document": name}) for name in names], models={"fast": paid}, journal=place
+        pipeline_of_notes(),
+        [Document(name, {"document": name}) for name in names],
+        models={"fast": paid},
+        journal=place,
     )
 
 
@@ -63,9 +66,15 @@ def test_a_journal_that_nobody_has_touched_is_sound(place, paid):
 
 
 DAMAGES = {
-    "an output": ("update step_outputs set output = cast('\"x\"' as blob) where document = 'b' and step = 'summary'", 1),
+    "an output": (
+        "update step_outputs set output = cast('\"x\"' as blob) where document = 'b' and step = 'summary'",
+        1,
+    ),
     "a reply": ("update calls set reply = cast('{}' as blob) where document = 'b' and step = 'summary'", 0),
-    "inputs": ("update blobs set body = cast('{}' as blob) where sha = (select inputs from documents where document = 'b')", 0),
+    "inputs": (
+        "update blobs set body = cast('{}' as blob) where sha = (select inputs from documents where document = 'b')",
+        0,
+    ),
     "a prompt": ("update calls set prompt = cast('[' as blob) where document = 'b' and step = 'summary'", 0),
     "outcomes": ("update documents set outcomes = cast('[' as blob) where document = 'b'", 1),
     "call keys": ("update step_outputs set call_keys = cast('[' as blob) where document = 'b' and step = 'note'", 1),

@@ -344,3 +344,13 @@ def test_pages_and_bodies_give_every_row_once(tmp_path, monkeypatch):
     assert keys == sorted((document.key,) for document in documents)
     assert len({key for key, _, _ in read}) == len(read) == 23 * 3
     assert all(body.startswith(b"{") for _, body, _ in read)
+
+
+def test_results_are_those_of_the_version_that_ran_last(journal):
+    """An edit that is taken back brings its outputs back, too, and they are older than the others."""
+    documents = [Document("a", {"document": "x"})]
+
+    for title in ("A", "B", "A"):
+        batch = run_batch(pipeline_of_notes(title), documents, models=model(), journal=journal)
+
+        assert [result["outputs"]["headline"] for result in batch.results] == [f"{title}: X"]

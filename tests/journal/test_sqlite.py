@@ -565,7 +565,7 @@ def test_the_log_is_moved_into_the_file_when_it_is_long_and_begins_anew(tmp_path
     store.close()
 
     assert 5 < sum(moved) < 30
-    assert max(sizes) < 80 * 4120
+    assert max(sizes) < 80 * 8216
     assert count(path) == 120
 
 

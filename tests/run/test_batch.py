@@ -242,7 +242,7 @@ def test_results_without_a_file_say_where_to_get_them():
     with pytest.raises(LookupError) as caught:
         _ = run_batch(quick(), numbers(1)).results
     assert str(caught.value) == (
-        'a batch keeps no results. Give run_batch(…, out="results.jsonl"), or use iter_batch(…).'
+        'a batch keeps no results. Give run_batch(…, out="results.jsonl") or journal=, or use iter_batch(…).'
     )
 
 

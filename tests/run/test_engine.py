@@ -457,3 +457,18 @@ async def test_a_seed_makes_jitter_repeatable(autojump_clock):
     assert first == again != other
     assert len(first) == 4
     assert all(0 <= delay <= most for delay, most in zip(first, (1, 2, 4, 8), strict=True))
+
+
+async def test_an_engine_may_have_models_that_a_pipeline_does_not_use():
+    """One engine serves many pipelines; only what is given for a single run must all be used."""
+    pipeline = Pipeline("small", inputs={"text": str})
+
+    @pipeline.llm("fast", str)
+    def title(text: str) -> str:
+        return text
+
+    models = {"fast": ScriptedModel({"title": "A title"}), "strong": ScriptedModel({})}
+    async with Engine(models=models) as engine:
+        assert (await engine.run(pipeline, {"text": "a"}))[title] == "A title"
+        with pytest.raises(PlanError, match="'stronger' is bound to a model"):
+            await engine.run(pipeline, {"text": "a"}, models={"fast": models["fast"], "stronger": models["strong"]})

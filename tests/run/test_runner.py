@@ -1,14 +1,33 @@
-"""One engine for many threads: a shared capacity, the order of map, futures, and a close that drains."""
+"""One engine for many threads: a shared capacity, a bounded queue, the order of map, and a close that drains."""
 
 import asyncio  # noqa: TID251 - a caller's own loop, beside which a runner must work
 import concurrent.futures
 import contextvars
+import os
+import signal
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import trio
+import trio.testing
 
-from pipeline_engine import Document, EngineClosedError, InputError, Pipeline, PlanError, Runner, run_pipeline
+from pipeline_engine import (
+    Breaker,
+    Document,
+    EngineClosedError,
+    InputError,
+    OverloadError,
+    Pipeline,
+    PlanError,
+    Runner,
+    UnavailableError,
+    iter_batch,
+    run_batch,
+    run_pipeline,
+)
 from pipeline_engine.testing import ScriptedModel
 
 WORD = contextvars.ContextVar("word", default="nothing")
@@ -39,6 +58,61 @@ class Hanging:
         finally:
             self.ended.set()
         return number
+
+
+class Gate:
+    """A pipeline whose step waits until the gate is opened, from any thread."""
+
+    def __init__(self):
+        self.began = threading.Semaphore(0)
+        self._is_open = threading.Event()
+        self.pipeline = pipeline_of(self.step, executor="thread")
+
+    def step(self, number: int) -> int:
+        self.began.release()
+        assert self._is_open.wait(10)
+        return 2 * number
+
+    def wait_for(self, count):
+        """Wait until that many more steps have begun."""
+        for _ in range(count):
+            assert self.began.acquire(timeout=10)
+
+    def open(self):
+        self._is_open.set()
+
+
+@contextmanager
+def opened(runner, *, closes_within=10):
+    """Open a runner, and close it whatever happens: a test that fails must not hang."""
+    runner.open()
+    try:
+        yield runner
+    finally:
+        runner.close(timeout=closes_within)
+
+
+def settle(runner):
+    """Wait until everything on the runner's thread waits for something."""
+
+    async def wait(_engine):
+        await trio.testing.wait_all_tasks_blocked()
+
+    runner.call(wait)
+
+
+def started(function, *arguments):
+    """Call something in a thread of its own; its future has what became of it."""
+    future = concurrent.futures.Future()
+
+    def main():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=main, daemon=True).start()
+    return future
 
 
 def test_many_threads_share_one_capacity(gauge):
@@ -224,6 +298,167 @@ def test_the_models_of_a_runner_are_used_unless_a_run_says_otherwise():
         assert runner.run(pipeline, {"number": 1}, models={"fast": other})[answer] == "other"
 
 
+# A bounded queue
+
+
+def test_of_fifty_threads_at_once_exactly_as_many_are_accepted_as_there_are_places():
+    """The bound is what memory and waiting times are planned with: one run more is one too many."""
+    gate, barrier = Gate(), threading.Barrier(50, timeout=10)
+
+    def submit(number):
+        barrier.wait()
+        try:
+            return runner.submit(gate.pipeline, {"number": number})
+        except OverloadError as error:
+            return error
+
+    with opened(Runner(capacity=4, max_pending=20)) as runner, concurrent.futures.ThreadPoolExecutor(50) as pool:
+        for _ in range(10):
+            answers = list(pool.map(submit, range(50)))
+            refused = [answer for answer in answers if isinstance(answer, OverloadError)]
+            accepted = [answer for answer in answers if not isinstance(answer, OverloadError)]
+            assert (len(accepted), len(refused), runner.pending) == (20, 30, 20)
+            assert {(error.pending, error.max_pending) for error in refused} == {(20, 20)}
+            gate.open()
+            concurrent.futures.wait(accepted, timeout=10)
+            assert runner.pending == 0
+            gate.__init__()
+
+
+def test_a_full_runner_says_what_is_full_and_what_to_do():
+    """It is read by whoever is on call; a program reads `is_transient` and tries again later."""
+    gate = Gate()
+    with opened(Runner(max_pending=1)) as runner:
+        runner.submit(gate.pipeline, {"number": 1})
+        with pytest.raises(OverloadError) as caught:
+            runner.run(gate.pipeline, {"number": 2})
+        with pytest.raises(OverloadError), runner.stream(gate.pipeline, {"number": 3}):
+            pass
+        assert repr(runner) == "<Runner open, 1 of at most 1 runs pending>"
+        gate.open()
+    assert str(caught.value) == (
+        "this runner did not accept the run: 1 of at most 1 are pending. "
+        "Try again when some have ended, or raise Runner(max_pending=…)."
+    )
+    assert caught.value.is_transient
+
+
+def test_a_place_is_free_as_soon_as_the_result_is_told():
+    """A caller with one run after the other needs one place."""
+    with Runner(max_pending=1) as runner:
+        for number in range(200):
+            assert runner.run(pipeline_of(double), {"number": number})["step"] == 2 * number
+            assert runner.submit(pipeline_of(double), {"number": number}).result(timeout=5)["step"] == 2 * number
+
+
+def test_a_cancelled_run_keeps_its_place_until_it_has_left():
+    """It still holds connections while it cleans up: counted out too early, the bound would not be one."""
+    may_leave = trio.Event()
+    hanging = Hanging()
+
+    async def slow_to_leave(number: int) -> int:
+        try:
+            return await hanging.step(number)
+        finally:
+            with trio.CancelScope(shield=True):
+                await may_leave.wait()
+
+    async def let_leave(_engine):
+        may_leave.set()
+
+    with opened(Runner(max_pending=1)) as runner:
+        future = runner.submit(pipeline_of(slow_to_leave), {"number": 1})
+        assert hanging.began.wait(5)
+        future.cancel()
+        assert hanging.ended.wait(5)
+        assert runner.pending == 1
+        with pytest.raises(OverloadError):
+            runner.submit(pipeline_of(double), {"number": 2})
+        runner.call(let_leave)
+        settle(runner)
+        assert runner.pending == 0
+
+
+def test_inputs_that_do_not_fit_give_their_place_back():
+    """A client that sends nonsense must not use up the places of others."""
+    with Runner(max_pending=1) as runner:
+        for _ in range(3):
+            with pytest.raises(InputError):
+                runner.run(pipeline_of(double), {"nmber": 1})
+        assert runner.pending == 0
+
+
+def test_map_waits_where_a_single_run_is_refused():
+    """Whoever has a thousand documents can wait; a request cannot."""
+    gate = Gate()
+    with opened(Runner(max_pending=1)) as runner:
+        runner.submit(gate.pipeline, {"number": 0})
+        mapped = started(lambda: [result["step"] for result in runner.map(pipeline_of(double), NUMBERS)])
+        gate.wait_for(1)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            mapped.result(timeout=0.05)
+        gate.open()
+        assert mapped.result(timeout=10) == [2 * number for number in range(20)]
+
+
+NUMBERS = [{"number": number} for number in range(20)]
+
+
+def test_map_hands_over_results_rather_than_wait_for_others():
+    """Its caller could go on: a full runner is no reason to withhold what is there."""
+    gate = Gate()
+    with opened(Runner(max_pending=2)) as runner:
+        other = runner.submit(gate.pipeline, {"number": 0})
+        results = runner.map(pipeline_of(double), NUMBERS)
+        assert [next(results)["step"] for _ in range(20)] == [2 * number for number in range(20)]
+        assert not other.done()
+        gate.open()
+
+
+def test_many_maps_of_many_threads_share_the_places():
+    """None of them is refused, none of them hangs, and the bound holds."""
+    most = []
+
+    async def work(number: int) -> int:
+        most.append(runner.pending)
+        await trio.lowlevel.checkpoint()
+        return number
+
+    pipeline = pipeline_of(work)
+    with opened(Runner(capacity=2, max_pending=3)) as runner, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        maps = [pool.submit(lambda: [result["step"] for result in runner.map(pipeline, NUMBERS)]) for _ in range(8)]
+        assert [future.result(timeout=20) for future in maps] == [list(range(20))] * 8
+    assert max(most) == 3
+
+
+def test_a_batch_takes_no_place_and_is_never_refused():
+    """It admits a document where a slot is free, so it waits by itself."""
+    gate = Gate()
+    with opened(Runner(max_pending=1)) as runner:
+        runner.submit(gate.pipeline, {"number": 0})
+        batch = run_batch(pipeline_of(double), NUMBERS, engine=runner)
+        assert (batch.counts, runner.pending) == ({"completed": 20}, 1)
+        gate.open()
+
+
+def test_what_a_step_runs_takes_no_place_of_its_own():
+    """It belongs to the run that was accepted; refused, or made to wait, it could never end."""
+
+    def outside(number: int) -> int:
+        return sum(result["step"] for result in runner.map(pipeline_of(double), NUMBERS[:5])) + number
+
+    with opened(Runner(max_pending=1)) as runner:
+        assert runner.run(pipeline_of(outside), {"number": 3}, timeout=5)["step"] == 23
+
+
+def test_the_bound_is_sixteen_times_the_capacity_and_a_thousand_at_least():
+    """Nobody should have to choose a number before the first request."""
+    assert [Runner(capacity=capacity).max_pending for capacity in (1, 64, 500)] == [1000, 1024, 8000]
+    assert Runner(max_pending=7).max_pending == 7
+    with pytest.raises(ValueError, match=r"^max_pending=0: at least one run must be accepted\.$"):
+        Runner(max_pending=0)
+
+
 # Opening and closing
 
 
@@ -311,6 +546,261 @@ def test_two_runners_have_capacities_of_their_own(gauge):
         futures = [runner.submit(pipeline_of(work), {"number": 1}) for runner in (first, second)]
         assert [future.result(timeout=5)["step"] for future in futures] == [1, 1]
     assert gauge.most == 2
+
+
+def test_closing_finishes_what_is_queued_too():
+    """It was accepted, and whoever submitted it was told so."""
+    gate = Gate()
+    runner = Runner(capacity=1).open()
+    futures = [runner.submit(gate.pipeline, {"number": number}) for number in range(20)]
+    gate.wait_for(1)
+    closing = started(runner.close)
+    gate.open()
+    closing.result(timeout=10)
+
+    assert [future.result(timeout=0)["step"] for future in futures] == [2 * number for number in range(20)]
+
+
+def test_a_step_may_still_run_pipelines_while_its_runner_closes(threads_left):
+    """The run that it belongs to was accepted; half of it is of no use."""
+    gate = Gate()
+
+    def outside(number: int) -> int:
+        gate.step(number)
+        return runner.run(pipeline_of(double), {"number": number})["step"] + 1
+
+    runner = Runner().open()
+    future = runner.submit(pipeline_of(outside), {"number": 3})
+    gate.wait_for(1)
+    closing = started(runner.close)
+    wait_until_closing(runner)
+    with pytest.raises(EngineClosedError):
+        runner.run(pipeline_of(double), {"number": 1})
+    gate.open()
+    closing.result(timeout=10)
+
+    assert future.result(timeout=0)["step"] == 7
+    assert threads_left() == []
+
+
+def wait_until_closing(runner):
+    """Wait until another thread is inside of `close()`: nothing tells, so look again."""
+    for _ in range(1_000_000):
+        if "closing" in repr(runner):
+            return
+        os.sched_yield()
+    raise AssertionError(f"{runner} does not close")
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_closing_with_a_timeout_cancels_what_has_not_ended_by_then(timeout, threads_left):
+    """A server has thirty seconds to go; then it is killed, which is worse than to cancel."""
+    submitted, awaited = Hanging(), Hanging()
+    runner = Runner().open()
+    future = runner.submit(submitted.pipeline, {"number": 1})
+    waiting = started(runner.run, awaited.pipeline, {"number": 2})
+    assert submitted.began.wait(5)
+    assert awaited.began.wait(5)
+    runner.close(timeout=timeout)
+
+    assert submitted.ended.is_set()
+    assert awaited.ended.is_set()
+    assert threads_left() == []
+    for ended in (future, waiting):
+        error = ended.exception(timeout=5)
+        assert isinstance(error, EngineClosedError)
+        assert str(error) == (
+            "this runner was closed before the run had ended, and the run was cancelled. "
+            "Give close(timeout=…) more seconds."
+        )
+
+
+def test_several_threads_may_close_a_runner_at_once(threads_left):
+    """A signal handler, an exit handler and a `with` block all mean well; none of them may hang."""
+    gate = Gate()
+    runner = Runner().open()
+    future = runner.submit(gate.pipeline, {"number": 1})
+    gate.wait_for(1)
+    closers = [started(runner.close) for _ in range(8)]
+    wait_until_closing(runner)
+    gate.open()
+    for closer in closers:
+        closer.result(timeout=10)
+    runner.close()
+
+    assert future.result(timeout=0)["step"] == 2
+    assert threads_left() == []
+
+
+def test_a_second_close_may_cut_the_first_one_short():
+    """Whoever has less patience decides: the first signal drains, the second ends it."""
+    hanging = Hanging()
+    runner = Runner().open()
+    future = runner.submit(hanging.pipeline, {"number": 1})
+    assert hanging.began.wait(5)
+    patient = started(runner.close)
+    wait_until_closing(runner)
+    runner.close(timeout=0)
+    patient.result(timeout=5)
+
+    with pytest.raises(EngineClosedError, match="was closed before the run had ended"):
+        future.result(timeout=0)
+
+
+def test_an_interrupt_while_it_closes_cancels_what_is_left(threads_left):
+    """Ctrl-C means now, and the connections must be closed all the same."""
+    hanging = Hanging()
+    runner = Runner().open()
+    runner.submit(hanging.pipeline, {"number": 1})
+    assert hanging.began.wait(5)
+
+    def interrupt():
+        wait_until_closing(runner)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    interrupting = started(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.close()
+    interrupting.result(timeout=5)
+    assert hanging.ended.is_set()
+    assert threads_left() == []
+
+
+def test_a_map_that_waits_for_a_place_ends_when_the_runner_closes():
+    """What it has not submitted was never accepted; to wait on would be for ever."""
+    gate = Gate()
+    runner = Runner(max_pending=1).open()
+    runner.submit(gate.pipeline, {"number": 0})
+    gate.wait_for(1)
+    waiting = started(lambda: list(runner.map(pipeline_of(double), NUMBERS)))
+    closing = started(runner.close)
+    with pytest.raises(EngineClosedError):
+        waiting.result(timeout=5)
+    gate.open()
+    closing.result(timeout=5)
+
+
+def test_an_iter_batch_that_nobody_reads_does_not_hold_up_the_closing():
+    """What is in flight comes to its end and is kept; a million documents more would keep it open for ever."""
+    admitted = []
+
+    async def work(number: int) -> int:
+        admitted.append(number)
+        return number
+
+    with opened(Runner(capacity=2)) as runner:
+        results = iter_batch(pipeline_of(work), ({"number": number} for number in range(1000)), engine=runner)
+        first = next(results)["step"]
+        settle(runner)
+        runner.close(timeout=10)
+
+    read = [first]
+    with pytest.raises(EngineClosedError) as caught:
+        read.extend(result["step"] for result in results)
+    assert sorted(read) == sorted(admitted)
+    assert len(admitted) < 100
+    assert str(caught.value) == (
+        "this runner was closed before the batch had ended. What was in flight came to its end; run the others again."
+    )
+    assert list(results) == []
+
+
+def test_an_iter_batch_whose_documents_are_all_admitted_ends_well_although_the_runner_closes():
+    """Nothing is missing, so nothing is to be told."""
+    gate = Gate()
+    runner = Runner().open()
+    results = iter_batch(gate.pipeline, NUMBERS[:5], engine=runner)
+    gate.wait_for(5)
+    closing = started(runner.close)
+    wait_until_closing(runner)
+    gate.open()
+    assert sorted(result["step"] for result in results) == [0, 2, 4, 6, 8]
+    closing.result(timeout=5)
+
+
+def test_a_step_cannot_close_the_runner_that_runs_it():
+    """It would wait for itself, for ever."""
+
+    def close(number: int) -> int:
+        runner.close()
+        return number
+
+    async def close_there(_engine):
+        runner.close()
+
+    with opened(Runner()) as runner:
+        error = runner.run(pipeline_of(close), {"number": 1}).outcome("step").error
+        assert (type(error), str(error)) == (
+            RuntimeError,
+            "a step cannot close the runner that runs it. Close it where it was opened.",
+        )
+        with pytest.raises(RuntimeError, match="this call would wait for its own thread"):
+            runner.call(close_there)
+        assert runner.run(pipeline_of(double), {"number": 2})["step"] == 4
+
+
+# Run in a process of its own: a fork of the tests' process would copy their threads' locks.
+_FORKED = """
+import os, sys
+from pipeline_engine import EngineClosedError, Pipeline, Runner
+
+pipeline = Pipeline("double", inputs={"number": int})
+pipeline.step(name="doubled")(lambda number: 2 * number)
+runner = Runner().open()
+assert runner.run(pipeline, {"number": 1})["doubled"] == 2
+with runner._counts:  # the worst moment: another thread holds the lock, and is not there in the child
+    child = os.fork()
+if child == 0:
+    for use in (runner.run, runner.submit, lambda *given: next(runner.map(*given[:1], [given[1]]))):
+        try:
+            use(pipeline, {"number": 2})
+        except EngineClosedError as error:
+            print(str(error).replace(str(os.getppid()), "1").replace(str(os.getpid()), "2"), flush=True)
+    runner.close()
+    with Runner() as own:
+        print(own.run(pipeline, {"number": 3})["doubled"], flush=True)
+    sys.exit(0)  # not os._exit: exit handlers must not hang either
+print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+print(runner.run(pipeline, {"number": 4})["doubled"])
+runner.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_runner_says_in_a_forked_process_that_it_belongs_to_another():
+    """Web servers preload and Celery forks: a thread does not survive that, and a call to it would hang for ever."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _FORKED], capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
+
+    refused = (
+        "this runner belongs to process 1, and its thread did not survive the fork to process 2. "
+        "Open a Runner in each process, after the fork."
+    )
+    assert ended.stdout.splitlines() == [refused, refused, refused, "6", "child: 0", "8"], ended.stderr
+
+
+# What the engine knows
+
+
+def test_the_state_of_the_models_can_be_asked_for_and_forgotten_from_any_thread():
+    """A health page shows it; whoever has mended the provider need not restart the process."""
+    down = UnavailableError("failed (HTTP 502).", model="scripted:model", kind="server", status=502)
+    model = ScriptedModel({"answer": down}, breaker=Breaker(failure_threshold=2, timeout=600.0))
+    pipeline = Pipeline("ask", inputs={"number": int})
+    pipeline.llm("fast", str, name="answer", retry=None, when_open="fail")(lambda number: f"What is {number}?")
+
+    with Runner(models={"fast": model}, capacity=8) as runner:
+        for number in range(5):
+            runner.run(pipeline, {"number": number})
+        assert len(model.requests) == 2
+        assert runner.statistics().models["scripted:model"].breaker.value == "open"
+        runner.reset("scripted:model")
+        assert runner.statistics().models["scripted:model"].breaker.value == "closed"
+        runner.run(pipeline, {"number": 5})
+        assert len(model.requests) == 3
+        with pytest.raises(KeyError, match="was bound to nothing here"):
+            runner.reset("scripted:other")
 
 
 # Beside other loops
