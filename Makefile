@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check servers bench bench-calls endless docs-check clean
+.PHONY: help demo test check servers kills bench bench-calls endless docs-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -40,6 +40,9 @@ test: check  ## Everything that must hold: lint, types, layers, tests
 
 servers: $(VENV)/test.stamp  ## Run the pipeline against servers that nobody here wrote; they need Node.js
 	$(BIN)/python -m tests.servers
+
+kills: $(VENV)/test.stamp  ## End processes by the hundred, and see what their journals keep and what is paid for twice
+	$(BIN)/python -m tests.kills
 
 bench: $(VENV)/bench.stamp  ## Print the benchmarks' ratios
 	$(BIN)/python -m tests.benchmarks

@@ -10,16 +10,14 @@ import trio
 
 from pipeline_engine.cli.failing import COMPLETED, say
 from pipeline_engine.cli.keeping import place_of
-from pipeline_engine.cli.loading import load_pipeline
 from pipeline_engine.cli.reading import some_of
-from pipeline_engine.cli.running import exit_code_of, is_all_done, job_of, perform, say_stopped
+from pipeline_engine.cli.running import exit_code_of, is_all_done, job_of, perform, plan_and_models, say_stopped
 from pipeline_engine.cli.summary import is_from_journal, spend_text
-from pipeline_engine.documents import read_document
-from pipeline_engine.errors import DocumentError, JournalFileError
+from pipeline_engine.errors import JournalFileError
 from pipeline_engine.journal.reading import read_journal
-from pipeline_engine.plan import compile_pipeline
 from pipeline_engine.report.forecast import LEAST_SAMPLE, Forecast, evenly, forecast, seconds_between
 from pipeline_engine.report.numbers import count_text, counted, seconds_text, usd_text
+from pipeline_engine.run.engine import Engine
 from pipeline_engine.run.rows import rows_of
 from pipeline_engine.text import one_line
 
@@ -30,7 +28,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from pipeline_engine.cli.reading import Documents
     from pipeline_engine.cli.running import Job
+    from pipeline_engine.plan import Plan
+    from pipeline_engine.run.binding import Models
     from pipeline_engine.run.results import RunResult
 
 __all__ = ["estimate"]
@@ -46,8 +47,8 @@ class _Sample:
     """The documents to choose from, and what those that were chosen have taken."""
 
     wanted: int
-    kept: set[str]
-    """Those that have ended before, by the journal: they take nothing more."""
+    kept: dict[str, str]
+    """Those that have ended before, by the journal, and their content: they take nothing more."""
     sizes: dict[str, int] = field(default_factory=dict)
     """The characters of each document that is not kept."""
     unreadable: list[str] = field(default_factory=list)
@@ -63,19 +64,19 @@ class _Sample:
     chains: list[float] = field(default_factory=list)
     """The seconds along its longest chain of needs."""
 
-    def choose(self, paths: Sequence[Path]) -> list[Path]:
+    def choose(self, paths: Sequence[Path], documents: Documents) -> list[Path]:
         """Measure the documents, and return those to run."""
         if len(paths) > _MANY:
             say(f"measuring {count_text(len(paths))} documents …")
         sized: list[tuple[int, Path]] = []
         for path in paths:
-            if str(path) in self.kept:
+            document = documents.read(path)
+            if document.error is not None:
+                self.unreadable.append(document.key)
+            elif self.kept.get(document.key) and self.kept[document.key] == documents.content(document):
                 self.left_out += 1
-                continue
-            try:
-                sized.append((len(read_document(path)), path))
-            except DocumentError:
-                self.unreadable.append(str(path))
+            else:
+                sized.append((documents.size(document), path))
         self.sizes = {str(path): size for size, path in sized}
         sized.sort(key=lambda pair: (pair[0], str(pair[1])))
         self.chosen = [sized[place][1] for place in evenly(len(sized), self.wanted)]
@@ -146,16 +147,26 @@ def estimate(arguments: Namespace) -> int:
     return exit_code_of(job)
 
 
-def _kept(arguments: Namespace) -> set[str]:
-    """Return the documents that have ended, by the journal, if there is one already."""
-    if arguments.journal is None:
-        return set()
-    pipeline = compile_pipeline(load_pipeline(arguments.pipeline)).name
+def _kept(arguments: Namespace) -> dict[str, str]:
+    """Return the documents that a run would leave alone, by the journal, if there is one already."""
+    if arguments.journal is None or arguments.on_change == "new":
+        return {}
+    plan, models = plan_and_models(arguments)
     try:
         with read_journal(place_of(arguments.journal)) as reader:
-            return {stored.document for stored in reader.documents(pipeline, statuses=_ENDED)}
+            ended = list(reader.documents(plan.name, statuses=_ENDED))
     except JournalFileError:
-        return set()  # there is none yet; if it is no journal at all, the run will say so
+        return {}  # there is none yet; if it is no journal at all, the run will say so
+    if arguments.on_change != "keep" and ended:
+        # Those that ended as another pipeline, or with other models, are run again as far as it matters.
+        fingerprint = trio.run(_fingerprint, plan, models)
+        ended = [stored for stored in ended if stored.plan == fingerprint]
+    return {stored.document: stored.content for stored in ended}
+
+
+async def _fingerprint(plan: Plan, models: Models) -> str:
+    async with Engine() as engine:
+        return engine.bind(plan, models).keys.plan
 
 
 def _why_nothing(sample: _Sample) -> str:

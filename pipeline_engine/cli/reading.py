@@ -66,9 +66,10 @@ class Documents:
         if source is None:
             raise StopAsyncIteration
         # A large PDF must not hold up somebody who wants to leave.
-        return await trio.to_thread.run_sync(self._read, source, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(self.read, source, abandon_on_cancel=True)
 
-    def _read(self, source: Source) -> Document:
+    def read(self, source: Source) -> Document:
+        """Return a document; one that cannot be read has an error in the place of its text."""
         if not isinstance(source, Path):
             return source()
         key, place = str(source), str(source.absolute())
@@ -77,11 +78,16 @@ class Documents:
         except DocumentError as error:
             return Document(key, {}, error=error, source=place)
         document = Document(key, {**self._shared, self._target: text}, source=place)
-        if self._contents.get(key) and self._contents[key] != self._content(document):
+        if self._contents.get(key) and self._contents[key] != self.content(document):
             self._changed.append(key)
         return document
 
-    def _content(self, document: Document) -> str:
+    def size(self, document: Document) -> int:
+        """Return how many characters a document has."""
+        return len(document.inputs[self._target])
+
+    def content(self, document: Document) -> str:
+        """Return what a journal would know a document's content by."""
         try:
             return content_of(self._plan, validate_inputs(self._plan, document.inputs))
         except InputError:

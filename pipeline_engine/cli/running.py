@@ -49,7 +49,17 @@ if TYPE_CHECKING:
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.results import RunResult
 
-__all__ = ["Job", "exit_code_of", "job_of", "perform", "run", "say_stopped", "writable"]
+__all__ = [
+    "Job",
+    "exit_code_of",
+    "is_all_done",
+    "job_of",
+    "perform",
+    "plan_and_models",
+    "run",
+    "say_stopped",
+    "writable",
+]
 
 _MAX_TRACEBACKS = 3
 
@@ -111,23 +121,21 @@ def run(arguments: Namespace, again: Again | None = None) -> int:
 def job_of(
     arguments: Namespace,
     again: Again | None = None,
-    choose: Callable[[Sequence[Path]], Sequence[Source]] | None = None,
+    choose: Callable[[Sequence[Path], Documents], Sequence[Source]] | None = None,
 ) -> Job:
     """Return what is to be done, if all of it can be.
 
     Args:
         arguments: What the user asked for.
         again: What a batch in a journal is run again for.
-        choose: Returns those of the documents that are to be run; all if not given.
+        choose: Returns those of the documents that are to be run, which it may read to decide; all if not given.
 
     Raises:
         CommandError: If the arguments do not fit the pipeline, the documents or the disk.
         PlanError: If the pipeline cannot be compiled.
         DocumentError: If there are no documents where they should be.
     """
-    plan = compile_pipeline(load_pipeline(arguments.pipeline))
-    if arguments.offline:
-        plan = without_network(plan)
+    plan, models = plan_and_models(arguments)
     target = document_input(plan, arguments.inputs)
     shared = shared_inputs(plan, arguments.inputs)
     paths = _found(arguments.documents, again)
@@ -146,10 +154,10 @@ def job_of(
     if again is not None:
         sources, lost = again.sources(paths, arguments.limit)
     elif choose is not None:
-        sources = choose(paths)
+        sources = choose(paths, Documents(paths, plan, target, shared, {}))
     return Job(
         plan=plan,
-        models=offline_chains(plan) if arguments.offline else chains_of(arguments.models),
+        models=models,
         documents=Documents(sources, plan, target, shared, {} if again is None else again.contents),
         out=out,
         rows=rows,
@@ -168,6 +176,19 @@ def job_of(
         summary=Summary(plan, budget),
         lost=lost,
     )
+
+
+def plan_and_models(arguments: Namespace) -> tuple[Plan, Models]:
+    """Return the pipeline that is named, and the models for its roles.
+
+    Raises:
+        CommandError: If there is no such pipeline.
+        PlanError: If it cannot be compiled.
+    """
+    plan = compile_pipeline(load_pipeline(arguments.pipeline))
+    if arguments.offline:
+        return without_network(plan), offline_chains(plan)
+    return plan, chains_of(arguments.models)
 
 
 def _found(patterns: Sequence[str], again: Again | None) -> list[Path]:

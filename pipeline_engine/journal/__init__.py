@@ -1,4 +1,12 @@
-"""Durable records of what was paid for and what came of it: in memory, in SQLite, in PostgreSQL."""
+"""Durable records of what was paid for and what came of it: in memory, in SQLite, in PostgreSQL.
+
+Databases are loaded by whoever opens a journal: a run without one needs none of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.journal.keys import call_key, canonical, digest, digest_of, message_parts, request_key, step_key
 from pipeline_engine.journal.memory import MemoryJournal
@@ -9,8 +17,10 @@ from pipeline_engine.journal.opening import (
     SqliteJournal,
     journal_place,
 )
-from pipeline_engine.journal.reading import JournalReader, read_journal
-from pipeline_engine.journal.results import batch_results
+
+if TYPE_CHECKING:
+    from pipeline_engine.journal.reading import JournalReader, read_journal
+    from pipeline_engine.journal.results import batch_results
 
 __all__ = [
     "JournalPlace",
@@ -30,3 +40,12 @@ __all__ = [
     "request_key",
     "step_key",
 ]
+
+_ROOM_OF = {"JournalReader": "reading", "read_journal": "reading", "batch_results": "results"}
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{room}"), name)

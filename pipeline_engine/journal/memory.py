@@ -6,8 +6,6 @@ from secrets import token_hex
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from pipeline_engine.journal.rows import StoreRows
-from pipeline_engine.journal.sqlite import SqliteStore
 from pipeline_engine.journal.writing import InlineJournal
 
 if TYPE_CHECKING:
@@ -42,6 +40,8 @@ class MemoryJournal:
     """Whether documents are stored in it."""
 
     def __init__(self) -> None:
+        from pipeline_engine.journal.sqlite import SqliteStore
+
         self._store = SqliteStore(None, f"memory-{token_hex(4)}")
         self._lock = Lock()
 
@@ -63,4 +63,6 @@ class MemoryJournal:
 
     def open_to_read(self) -> Rows:
         """Return its rows, for those who only look."""
+        from pipeline_engine.journal.rows import StoreRows
+
         return StoreRows(self.name, self._store.query)

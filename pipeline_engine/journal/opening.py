@@ -15,15 +15,14 @@ from urllib.parse import unquote
 
 from pipeline_engine.errors import JournalFileError
 from pipeline_engine.journal.processes import this_process
-from pipeline_engine.journal.rows import SqliteRows
 from pipeline_engine.journal.spilling import read_spilled, spilled_files
-from pipeline_engine.journal.sqlite import SqliteStore, Synchronous
 from pipeline_engine.journal.writing import ThreadedJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline_engine.journal.rows import Rows
+    from pipeline_engine.journal.sqlite import Synchronous
     from pipeline_engine.journal.store import Store
     from pipeline_engine.values import Journal
 
@@ -156,6 +155,8 @@ class SqliteJournal:
         return self._open_store(self._resolved())
 
     def _open_store(self, resolved: Path) -> Store:
+        from pipeline_engine.journal.sqlite import SqliteStore
+
         store = SqliteStore(resolved, _worker_name(), synchronous=self.synchronous)
         return _opened(store, str(resolved), _folders(resolved.parent))
 
@@ -166,6 +167,8 @@ class SqliteJournal:
             JournalVersionError: If an engine of another version has written it.
             JournalFileError: If it is no journal, or cannot be read.
         """
+        from pipeline_engine.journal.rows import SqliteRows
+
         return SqliteRows(self.path)
 
     @property

@@ -25,7 +25,6 @@ from pipeline_engine.errors import (
     JournalError,
     PipelineEngineError,
 )
-from pipeline_engine.journal import batch_results, read_journal
 from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
 from pipeline_engine.run.channel import ThreadChannel
@@ -143,6 +142,8 @@ class BatchResult:
 
 
 def _read_journal(journal: JournalPlace, batch: str) -> Iterator[dict[str, Any]]:
+    from pipeline_engine.journal import batch_results, read_journal
+
     with read_journal(journal) as reader:
         yield from batch_results(reader, batch)
 

@@ -360,7 +360,8 @@ class Journaling:
     def _hash_of_request(self, step_run: StepRun, model: BoundModel) -> str:
         step, identity = step_run.step, self.bound.keys.steps[step_run.step.index]
         asked: list[Any] = [self._asked(step_run)]
-        if step.index in self.bound.keys.unstable or (identity.is_versioned and step.kind == "llm"):
+        is_by_inputs = step.index in self.bound.keys.unstable or (identity.is_versioned and step.kind == "llm")
+        if is_by_inputs and step_run.step_key is not None:
             further = step_run.messages[len(step_run.prompt) :]
             asked = ["inputs", step_run.step_key, message_parts(further)]
         if getattr(model.model, "reads_sources", False):

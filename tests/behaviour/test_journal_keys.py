@@ -537,3 +537,22 @@ async def test_repairs_that_were_paid_for_are_not_paid_for_again(virtual_clock, 
     assert result[title] == "yes"
     assert (before, len(model.finished)) == (repairs, repairs + 2)
     assert not isinstance(result.outcome(title), OutputError)
+
+
+async def test_unstable_prompts_without_keys_are_not_taken_for_each_other(virtual_clock):
+    """With neither a prompt nor inputs to go by, two steps must not be served each other's replies."""
+    journal, count = MemoryJournal(), iter(range(100))
+    model = PaidModel(lambda prompt: prompt.split()[0])
+    pipeline = Pipeline("opaque", inputs={"document": str})
+
+    @pipeline.step
+    async def handle(document: str) -> Any:
+        return object()
+
+    for name in ("title", "summary"):
+        pipeline.llm("fast", str, name=name)(lambda handle, name=name: f"{name} {next(count)}")
+
+    results = [await run(pipeline, {"document": "a"}, model, journal) for _ in range(2)]
+
+    assert [result.outputs["title"] for result in results] == ["title", "title"]
+    assert [result.outputs["summary"] for result in results] == ["summary", "summary"]

@@ -108,6 +108,19 @@ def test_what_a_journal_holds_already_is_no_part_of_it(cli, archive, priced):
     )
 
 
+def test_what_would_be_run_again_is_a_part_of_it(cli, write, archive, priced):
+    """A document whose file has changed, and all of them when the prompt has, are paid for once more."""
+    cli("run", *archive, "--journal", "runs.db", "--limit", "40")
+    write("docs/001.md", "y" * 100)
+
+    changed_file = cli("estimate", *archive, "--journal", "runs.db", "--sample", "5")
+    write("two.py", ONE_STEP.replace("return document", "return 'Title? ' + document"))
+    changed_prompt = cli("estimate", "two.py", *archive[1:], "--journal", "runs.db", "--sample", "5")
+
+    assert changed_file.out.startswith("sample: 5 of 61 documents, ")
+    assert changed_prompt.out.startswith("sample: 5 of 100 documents, ")
+
+
 def test_a_sample_of_everything_leaves_nothing(cli, archive):
     """Five documents are run rather than estimated."""
     ran = cli("estimate", *archive, "--limit", "5")

@@ -626,3 +626,18 @@ def test_a_step_that_exits_the_program_exits_it(is_async):
     with pytest.raises(SystemExit) as caught:
         run_pipeline(pipeline_of(leave if is_async else leave_plainly), {"number": 1})
     assert caught.value.code == 3
+
+
+def test_a_run_without_a_journal_loads_no_database():
+    """Some Pythons are built without SQLite, and everybody else need not wait for it."""
+    code = (
+        "import sys; from pipeline_engine import Pipeline, run_batch, run_pipeline\n"
+        "pipeline = Pipeline('count', inputs={'text': str})\n"
+        "def length(text: str) -> int: return len(text)\n"
+        "pipeline.step(length)\n"
+        "run_pipeline(pipeline, {'text': 'abc'}); run_batch(pipeline, [{'text': 'abc'}])\n"
+        "print([name for name in ('sqlite3', 'psycopg') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "[]\n"
