@@ -366,7 +366,8 @@ class JournalReader:
     def with_fallbacks(self, pipeline: str) -> set[str]:
         """Return the keys of a pipeline's documents that have an output which came from a fallback."""
         found = self.rows.query(
-            "select distinct document from step_outputs where pipeline = ? and via like 'fallback:%'",
+            "select distinct document from step_outputs where pipeline = ? "
+            "and (via like 'fallback:%' or via like 'budget:%')",
             (to_name(pipeline),),
         )
         return {from_name(document) for (document,) in found}

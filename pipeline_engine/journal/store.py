@@ -490,7 +490,8 @@ class Store(ABC):
             return status in ("partial", "failed")
         if claim.redo == "fallbacks":
             found = self.query(
-                "select 1 from step_outputs where pipeline = ? and document = ? and via like 'fallback:%' limit 1",
+                "select 1 from step_outputs where pipeline = ? and document = ? "
+                "and (via like 'fallback:%' or via like 'budget:%') limit 1",
                 place,
             )
             return bool(found)

@@ -92,10 +92,13 @@ def sentence(parts: Sequence[str]) -> str:
     """Return parts as a sentence would list them, with the verb that they take.
 
     Example:
-        >>> sentence(["prompt"]), sentence(["prompt", "output"])
-        ('prompt has', 'prompt and output have')
+        >>> sentence(["prompt"]), sentence(["models"]), sentence(["prompt", "output"])
+        ('prompt has', 'models have', 'prompt and output have')
     """
-    return f"{parts[0]} has" if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]} have"
+    if len(parts) > 1:
+        return f"{', '.join(parts[:-1])} and {parts[-1]} have"
+    is_one = not parts[0].startswith(("models", "needs", "fallbacks"))
+    return f"{parts[0]} {'has' if is_one else 'have'}"
 
 
 def _identity(step: PlannedStep, candidates: Sequence[Candidate | None], plan: Plan) -> StepIdentity:

@@ -129,9 +129,12 @@ async def test_a_database_that_cannot_be_reached_does_not_show_its_password(capl
     assert_unseen(shown(raised))
 
 
-async def test_a_database_that_is_lost_in_a_run_does_not_show_its_password(rig, postgres_server, caplog, monkeypatch):
+async def test_a_database_that_is_lost_in_a_run_does_not_show_its_password(
+    rig, postgres_server, tmp_path, caplog, monkeypatch
+):
     """The error of a run that was stopped is the one that everybody reads."""
     monkeypatch.setattr("pipeline_engine.journal.postgres._PAUSES", (0.0,))
+    monkeypatch.chdir(tmp_path)  # what cannot be written is put aside there
     server = await rig.serve(chat("A reply"))
     raised = None
     with postgres_server.fresh_database() as name:

@@ -57,6 +57,12 @@ async def claim_again(kept, **changes):
         return answer
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """What a journal of PostgreSQL could not write goes into the folder that its process runs in."""
+    monkeypatch.chdir(tmp_path)
+
+
 # Claims
 
 
