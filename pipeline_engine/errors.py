@@ -493,19 +493,28 @@ class JournalClosedError(JournalError):
 
 
 class DocumentBusyError(PipelineEngineError):
-    """Raised for a document that somebody else works on: another process that shares the journal.
+    """Raised for a document that cannot be run now: somebody else works on it, or it is to be run alone.
+
+    A batch runs it later by itself.
 
     Attributes:
         document: The document's key.
-        worker: Who has it.
+        worker: Who has it; None if nobody has.
+        crashes: How many processes have died while it was in flight; if one more does when it is run alone, it
+            is to blame.
     """
 
     is_transient: ClassVar[bool] = True
 
-    def __init__(self, document: str, worker: str) -> None:
+    def __init__(self, document: str, worker: str | None, crashes: int = 0) -> None:
         self.document = document
         self.worker = worker
-        super().__init__(f"document {document!r} is being worked on by {worker!r}. Its result will be in the journal.")
+        self.crashes = crashes
+        if worker is not None:
+            why = f"is being worked on by {worker!r}. Its result will be in the journal."
+        else:
+            why = f"was in flight when {crashes} processes died. Run it alone, to find out whether it is to blame."
+        super().__init__(f"document {document!r} {why}")
 
 
 class EarlierError(PipelineEngineError):

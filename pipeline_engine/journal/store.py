@@ -31,6 +31,7 @@ from pipeline_engine.values import (
     FindReply,
     OutputAccepted,
     ReplyCached,
+    Suspected,
 )
 
 if TYPE_CHECKING:
@@ -372,13 +373,13 @@ class Store(ABC):
 
     # Documents
 
-    def _claim(self, claim: Claim) -> Claimed | Busy | Ended | JournalDataError:
+    def _claim(self, claim: Claim) -> Claimed | Busy | Suspected | Ended | JournalDataError:
         try:
             return self._claim_intact(claim)
         except JournalDataError as damage:
             return damage  # the concern of whoever wants this document, and of nobody else
 
-    def _claim_intact(self, claim: Claim) -> Claimed | Busy | Ended:
+    def _claim_intact(self, claim: Claim) -> Claimed | Busy | Suspected | Ended:
         place = (to_name(claim.pipeline), to_name(claim.document))
         inputs = self._store_inputs(claim)
         source = None if claim.source is None else to_name(claim.source)
@@ -392,6 +393,12 @@ class Store(ABC):
         if is_new:
             self._claiming.add(place)
             return Claimed(1)
+        # First without a lock: who holds some of a group's documents must not wait for those of others.
+        [(_, status, _, _, worker, *_)] = self.query(_SELECT_DOCUMENT, place)
+        if status == "processing":
+            busy = self._busy(worker, claim, place)
+            if busy is not None:
+                return busy
         found = self.query(self._select_document, place)
         content, status, plan, batch, worker, fence, marks, crashes = found[0]
         is_same = bool(content == wanted and content)
@@ -406,6 +413,13 @@ class Store(ABC):
                 crashes = crashes + 1 if self._marks(place) == marks else 1
             if crashes >= MAX_CRASHES and is_same and claim.redo != "failed":
                 return self._park(place, crashes)
+            if crashes == MAX_CRASHES - 1 and is_same and not claim.is_alone:
+                # All that were in flight are suspects, and most of them are innocent: each is tried by itself.
+                suspect = "update documents set status = 'queued', worker = null, fence = fence + 1, crash_count = ? "
+                self.execute(f"{suspect}where pipeline = ? and document = ?", (crashes, *place))
+                return Suspected(crashes)
+        elif status == "queued" and crashes == MAX_CRASHES - 1 and is_same and not claim.is_alone:
+            return Suspected(crashes)
         elif is_same and not self._is_wanted(claim, status, plan, batch, crashes, place):
             if batch != claimed_batch:
                 # It belongs to the last batch that asked for it: so one that found all done has its results, too.
@@ -413,7 +427,7 @@ class Store(ABC):
                 self.execute(relabel, (claimed_batch, *place))
             outcomes = self.query("select outcomes from documents where pipeline = ? and document = ?", place)[0][0]
             return Ended(status, bytes(outcomes), saved_calls(self.query, place), saved_outputs(self.query, place))
-        if not is_same or status != "processing":
+        if not is_same or status not in ("processing", "queued"):
             crashes = 0
         if claim.on_change == "new" and batch != claimed_batch:
             self.execute("delete from step_outputs where pipeline = ? and document = ?", place)

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,12 +28,14 @@ from pipeline_engine.errors import (
 )
 from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
+from pipeline_engine.run.atomic import AtomicLines
 from pipeline_engine.run.channel import ThreadChannel
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.durable import DurableBatch, JournalOptions
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine, document_key
 from pipeline_engine.run.inside import WithoutSlot
 from pipeline_engine.run.results import RunResult
+from pipeline_engine.run.rows import rows_of
 from pipeline_engine.run.seen import SeenKeys
 from pipeline_engine.run.trio_thread import TrioThread
 from pipeline_engine.schedule import only_error
@@ -204,6 +207,7 @@ class BatchStream:
         self._journal_options = JournalOptions(on_change, redo, command)
         self._durable: DurableBatch | None = None
         self._deferred: list[Document] = []
+        self._suspects: deque[Document] = deque()
         self._pulling: trio.CancelScope | None = None
         self._has_read_all = False
         self._counts: dict[str, int] = {}
@@ -325,27 +329,32 @@ class BatchStream:
                 is_done = self.stopped_by is None and self._failure is None and not self._counts.get("stopped")
                 await self._durable.finish(self._counts, is_done=is_done)
 
-    def _start(self, nursery: trio.Nursery, document: Document) -> None:
+    def _start(self, nursery: trio.Nursery, document: Document, *, is_alone: bool = False) -> None:
         self._in_flight += 1
         self._engine.scheduler.arriving += 1
         # The place is drawn here: trio starts tasks in an order of its own.
-        nursery.start_soon(self._run_one, document, self._engine.scheduler.next_document())
+        place = self._engine.scheduler.next_document()
+        nursery.start_soon(functools.partial(self._run_one, document, place, is_alone=is_alone))
         self._engine.scheduler.dispatch()  # there may be room for another batch's document, too
 
     async def _run_deferred(self, nursery: trio.Nursery) -> None:
-        """Ask again for documents that other processes worked on: they may have ended, or their process may have."""
+        """Run what could not be run before: documents of other processes, and those that are to be run alone."""
         while self._durable is not None and self.stopped_by is None:
             while self._in_flight and not self._deferred:
                 self._has_place = trio.Event()
                 await self._has_place.wait()
-            if not self._deferred:
+            if self._deferred:
+                # They may have ended meanwhile, or their process may have.
+                with trio.CancelScope(deadline=self._deadline) as self._pulling:
+                    await trio.sleep(self._durable.pause)
+                deferred, self._deferred = self._deferred, []
+                for document in deferred:
+                    await self._wait_for_place()
+                    self._start(nursery, document)
+            elif self._suspects:
+                self._start(nursery, self._suspects.popleft(), is_alone=True)
+            else:
                 return
-            with trio.CancelScope(deadline=self._deadline) as self._pulling:
-                await trio.sleep(self._durable.pause)
-            deferred, self._deferred = self._deferred, []
-            for document in deferred:
-                await self._wait_for_place()
-                self._start(nursery, document)
 
     async def _next(self, documents: AsyncGenerator[Mapping[str, Any] | Document, None]) -> Document | None:
         """Return the next document once it may be admitted; None at the end, or when time is up."""
@@ -399,13 +408,16 @@ class BatchStream:
             return None
         return Document(named.key, {}, DuplicateDocumentError(named.key))
 
-    async def _run_one(self, document: Document, place: int) -> None:
+    async def _run_one(self, document: Document, place: int, *, is_alone: bool = False) -> None:
         self._engine.scheduler.arriving -= 1
         try:
             try:
-                result = await self._result_of(document, place)
-            except DocumentBusyError:
-                self._deferred.append(document)
+                result = await self._result_of(document, place, is_alone=is_alone)
+            except DocumentBusyError as error:
+                if error.worker is None:
+                    self._suspects.append(document)
+                else:
+                    self._deferred.append(document)
                 self._engine.scheduler.dispatch()  # it takes no slot, so the next document may come
                 return
             self._engine.scheduler.dispatch()  # it may have taken no slot at all
@@ -415,7 +427,7 @@ class BatchStream:
             self._in_flight -= 1
             self._has_place.set()
 
-    async def _result_of(self, document: Document, place: int) -> RunResult:
+    async def _result_of(self, document: Document, place: int, *, is_alone: bool) -> RunResult:
         if document.error is not None:
             return await self._refused(document, document.error)
         timeout, stopped_by = self._patience()
@@ -434,6 +446,7 @@ class BatchStream:
                 durable=self._durable,
                 redo=self._journal_options.redo,
                 source=document.source,
+                is_alone=is_alone,
             )
         except JournalDataError as damage:
             return RunResult.refused(self._bound.plan, document.key, damage)
@@ -522,11 +535,12 @@ def _next_chunk(
 class _Collector:
     """Sum up results one by one, in memory that does not grow with their number."""
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, rows: Path | None) -> None:
         from pipeline_engine.report import Totals
 
         self._out = out
         self._file: TextIO | None = None
+        self._rows = None if rows is None else AtomicLines(rows)
         self._totals = Totals()
         self._counts: dict[Status, int] = {}
         self._usage = Usage()
@@ -538,11 +552,17 @@ class _Collector:
         if self._out is not None:
             # Lone surrogates, which UTF-8 cannot hold, become the escapes that JSON has for them.
             self._file = self._out.open("w", encoding="utf-8", errors="backslashreplace")
+        if self._rows is not None:
+            self._rows.__enter__()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
+        if self._rows is not None:
+            self._rows.__exit__(kind, error, traceback)
 
     def add(self, result: RunResult) -> None:
         self._counts[result.status] = self._counts.get(result.status, 0) + 1
@@ -558,6 +578,9 @@ class _Collector:
             # One write for each line, so that a crash leaves whole lines.
             self._file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
             self._file.flush()
+        if self._rows is not None:
+            for row in rows_of(result):
+                self._rows.write(row)
 
     def result(self, stream: BatchStream, elapsed: float) -> BatchResult:
         return BatchResult(
@@ -584,11 +607,12 @@ async def _run_batch(
     *,
     models: Models | None,
     out: Path | None,
+    rows: Path | None,
     **options: Any,
 ) -> BatchResult:
     bound = engine.bind(dag, models)
     started_at = trio.current_time()
-    with _Collector(out) as collector:
+    with _Collector(out, rows) as collector:
         async with BatchStream(engine, bound, documents, **options) as stream:
             async for result in stream:
                 collector.add(result)
@@ -606,6 +630,7 @@ async def run_batch_async(
     capacity: int | None = None,
     max_documents: int | None = None,
     out: str | Path | None = None,
+    rows: str | Path | None = None,
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
@@ -635,6 +660,7 @@ async def run_batch_async(
         documents,
         models=models,
         out=None if out is None else Path(out),
+        rows=None if rows is None else Path(rows),
         max_documents=max_documents,
         timeout=timeout,
         document_timeout=document_timeout,
@@ -656,6 +682,7 @@ def run_batch(
     capacity: int | None = None,
     max_documents: int | None = None,
     out: str | Path | None = None,
+    rows: str | Path | None = None,
     timeout: float | None = None,
     document_timeout: float | None = None,
     priority: int = 0,
@@ -681,6 +708,8 @@ def run_batch(
         capacity: How many attempts may be in flight at once; 64 if not given.
         max_documents: How many documents may be in flight at once; four times the capacity if not given.
         out: A file that gets each result as a line of JSON as soon as it is there.
+        rows: A file of flat rows, one for each document and step, as tables and data frames have them; it is
+            written whole when the batch ends, however it does.
         timeout: Seconds for the whole batch; documents in flight are then `stopped`.
         document_timeout: Seconds for each document.
         priority: Higher goes first, where the engine is shared.
@@ -705,6 +734,7 @@ def run_batch(
     options: dict[str, Any] = {
         "models": models,
         "out": None if out is None else Path(out),
+        "rows": None if rows is None else Path(rows),
         "max_documents": max_documents,
         "timeout": timeout,
         "document_timeout": document_timeout,

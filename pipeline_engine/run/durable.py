@@ -37,6 +37,7 @@ from pipeline_engine.values import (
     Failed,
     Skipped,
     Stopped,
+    Suspected,
 )
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class DurableBatch:
         *,
         source: str | None = None,
         redo: Redo | None = None,
-    ) -> Admitted | RunResult | Busy:
+        is_alone: bool = False,
+    ) -> Admitted | RunResult | Busy | Suspected:
         """Ask for a document; return it, or its result if it has ended before, or who works on it.
 
         Raises:
@@ -179,6 +181,7 @@ class DurableBatch:
             source,
             self._options.on_change,
             redo or self._options.redo,
+            is_alone=is_alone,
         )
         answer = await self._ask(claim)
         if isinstance(answer, Ended):
@@ -189,18 +192,18 @@ class DurableBatch:
             if result is not None:
                 return result
             answer = await self._ask(claim._replace(again=True))
-        if isinstance(answer, Busy):
+        if isinstance(answer, Busy | Suspected):
             return answer
         return self._admitted(claim, answer, run)
 
-    async def claim_again(self, admitted: Admitted, run: str) -> Admitted | Busy:
+    async def claim_again(self, admitted: Admitted, run: str) -> Admitted | Busy | Suspected:
         """Ask for a document that has ended, and of which something is to be done all the same.
 
         Raises:
             JournalError: If the journal has failed.
         """
         answer = await self._ask(admitted.claim._replace(again=True))
-        return answer if isinstance(answer, Busy) else self._admitted(admitted.claim, answer, run)
+        return answer if isinstance(answer, Busy | Suspected) else self._admitted(admitted.claim, answer, run)
 
     def _admitted(self, claim: Claim, answer: Claimed | Ended, run: str, *, is_probe: bool = False) -> Admitted:
         plan = self._bound.plan
@@ -270,14 +273,14 @@ class DurableBatch:
         )
 
     async def wait_for(self, key: str, values: Sequence[Any], run: str, **options: Any) -> Admitted | RunResult:
-        """Ask for a document until nobody else works on it.
+        """Ask for a document, which is run by itself, until nobody else works on it.
 
         Raises:
             JournalError: If the journal has failed.
         """
         while True:
-            answer = await self.claim(key, values, run, **options)
-            if not isinstance(answer, Busy):
+            answer = await self.claim(key, values, run, **{**options, "is_alone": True})
+            if not isinstance(answer, Busy | Suspected):
                 return answer
             await trio.sleep(self.pause)  # only the other process knows when it will be done
 

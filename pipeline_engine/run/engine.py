@@ -35,7 +35,7 @@ from pipeline_engine.schedule import (
     StepExecutors,
     only_error,
 )
-from pipeline_engine.values import RUNNING_STEP, Busy, Record, RunFinished, RunStarted, Sink
+from pipeline_engine.values import RUNNING_STEP, Busy, Record, RunFinished, RunStarted, Sink, Suspected
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -454,6 +454,7 @@ class Engine:
         durable: DurableBatch | None = None,
         redo: Redo | None = None,
         source: str | None = None,
+        is_alone: bool = False,
     ) -> RunResult:
         """Run one document of a bound plan: what `run` and batches are made of.
 
@@ -473,6 +474,7 @@ class Engine:
             durable: Its batch in a journal.
             redo: Whether it is run again though it has ended.
             source: Where the document can be read again.
+            is_alone: Whether no other document of the process is run meanwhile.
 
         Raises:
             InputError: If the inputs do not fit; nothing has run.
@@ -490,7 +492,7 @@ class Engine:
         admitted: Admitted | None = None
         if durable is not None:
             claim = durable.claim if group is not None else durable.wait_for
-            found = await claim(key, values, run_id, source=source, redo=redo)
+            found = await claim(key, values, run_id, source=source, redo=redo, is_alone=is_alone)
             if isinstance(found, Admitted) and found.bound.is_probe:
                 known = await self._probe(bound, values, found)
                 found = known if known is not None else await durable.claim_again(found, run_id)
@@ -498,6 +500,8 @@ class Engine:
                 return found
             if isinstance(found, Busy):
                 raise DocumentBusyError(key, found.worker)
+            if isinstance(found, Suspected):
+                raise DocumentBusyError(key, None, found.crashes)
             admitted = found
             for budget in budgets:
                 if budget.ledger.of != "batch":  # what the batch has spent was counted when it began

@@ -173,7 +173,7 @@ class Journaling:
             return False
         outcome = Completed(value, saved.via)
         step_run.call_keys = saved.calls
-        data = self._json_of(step, value)
+        data = self._json_of(step, value, is_read_back=not saved.calls)
         is_latest = recall.is_latest(saved)  # it may be that of an earlier version, which is back
         if self.bound.is_probe and (data != saved.output or not is_latest):
             return False  # an edited validator makes something else of it
@@ -396,13 +396,19 @@ class Journaling:
         kept = [hashes.get(item) for item, outcome in enumerate(outcomes) if isinstance(outcome, Completed)]
         return None if None in kept else digest_of(kept)
 
-    def _json_of(self, step: PlannedStep, value: Any) -> bytes | None:
-        """Return an output as JSON; None if JSON would not give it back."""
+    def _json_of(self, step: PlannedStep, value: Any, *, is_read_back: bool) -> bytes | None:
+        """Return an output as JSON; None if JSON would not give it back.
+
+        Args:
+            step: Whose output it is.
+            value: The output.
+            is_read_back: Whether it is this that a later run gets, and not what is made of the reply anew.
+        """
         try:
             if step.kind == "embed":
                 return json_bytes(value)
             data = step.output.to_json(value)
-            if step.kind == "function" and step.output.from_json(data) != value:
+            if is_read_back and step.output.from_json(data) != value:
                 raise ValueError("what is read back is not equal to it")
         except (ValueError, TypeError, RecursionError) as error:
             self.bound.keys.tell_once(
@@ -488,11 +494,11 @@ class Journaling:
     def accept(self, step_run: StepRun, outcome: Completed[Any], now: float, more: list[Decision]) -> None:
         """Keep an output; the step is settled when that is durable."""
         step = step_run.step
-        data = self._json_of(step, outcome.value)
-        self._remember_hash(step_run, data)
-        is_replied = step.kind != "function" and not (outcome.via or "").startswith("fallback:value")
         candidate = step_run.candidate
+        is_replied = step.kind != "function" and not (outcome.via or "").startswith("fallback:value")
         is_replied = is_replied and (candidate is None or isinstance(candidate, BoundModel))
+        data = self._json_of(step, outcome.value, is_read_back=not is_replied)
+        self._remember_hash(step_run, data)
         entry = OutputAccepted(
             self.bound.pipeline,
             self.bound.document,

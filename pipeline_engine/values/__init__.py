@@ -27,6 +27,7 @@ from pipeline_engine.values.journal import (
     ReplyCached,
     SavedCall,
     SavedOutput,
+    Suspected,
 )
 from pipeline_engine.values.messages import File, Image, Message, Part, Prompt, Text
 from pipeline_engine.values.models import (
@@ -150,6 +151,7 @@ __all__ = [
     "StepReady",
     "Stopped",
     "StreamingModel",
+    "Suspected",
     "TakePiece",
     "Text",
     "Timings",

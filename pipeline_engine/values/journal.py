@@ -40,6 +40,7 @@ __all__ = [
     "ReplyCached",
     "SavedCall",
     "SavedOutput",
+    "Suspected",
 ]
 
 OnChange = Literal["reuse", "error", "keep", "new"]
@@ -90,7 +91,7 @@ class SavedOutput(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Somebody wants to work on a document. Answered with `Claimed`, `Busy` or `Ended`."""
+    """Somebody wants to work on a document. Answered with `Claimed`, `Busy`, `Suspected` or `Ended`."""
 
     pipeline: str
     document: str
@@ -110,6 +111,8 @@ class Claim(NamedTuple):
     """Which ended documents are wanted again."""
     again: bool = False
     """Whether it is wanted even if it has ended and nothing has changed."""
+    is_alone: bool = False
+    """Whether it is run by itself: then, if the process dies, nobody else can be to blame."""
     dead: tuple[str, int] | None = None
     """A worker that was seen dead, and its last beat: its documents may be taken over while that is still its beat."""
 
@@ -131,6 +134,13 @@ class Busy(NamedTuple):
     worker: str
     beat: int
     """The last sign of life that this worker has given."""
+
+
+class Suspected(NamedTuple):
+    """Processes have died while the document was in flight: it is to be claimed again when it can be run alone."""
+
+    crashes: int
+    """How many processes have."""
 
 
 class Ended(NamedTuple):
@@ -324,7 +334,7 @@ Entry = (
     | FindReply
 )
 """What can be submitted to a journal."""
-Answer = Claimed | Busy | Ended | CachedReply | BatchOpened | Exception | bool | None
+Answer = Claimed | Busy | Suspected | Ended | CachedReply | BatchOpened | Exception | bool | None
 """What a journal answers to an entry; None where there is nothing to say, and an error where what is kept of a
 document that was claimed is damaged."""
 

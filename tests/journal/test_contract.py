@@ -22,6 +22,7 @@ from pipeline_engine.values import (
     ReplyCached,
     SavedCall,
     SavedOutput,
+    Suspected,
 )
 from tests.journal.keeping import batch, call, claim, ended, output
 
@@ -201,21 +202,42 @@ async def test_inputs_are_stored_once_and_found_by_their_hash(kept):
 # Processes that end
 
 
-async def test_a_document_that_ends_processes_is_parked_at_the_third_death(kept):
-    """One poisonous document must not keep a whole batch from ending."""
-    for death in range(1, 4):
+async def test_a_document_that_ends_processes_is_tried_alone_and_parked_at_the_third_death(kept):
+    """One poisonous document must not keep a whole batch from ending, nor have innocent ones parked with it."""
+    for death in range(1, 3):
         with kept.opened():
             assert (await kept.take_over(claim())).fence == death
             kept.die()
+    with kept.opened() as journal:
+        suspected = await kept.take_over(claim())
+        assert await journal.write(claim()) == [suspected] == [Suspected(2)]
+        [alone] = await journal.write(claim(is_alone=True))
+        kept.die()
     with kept.opened() as journal:
         parked = await kept.take_over(claim())
         again = await journal.write(claim())
         redone = await journal.write(claim(redo="failed"))
 
     reason = "it has ended 3 processes in a row at the same place, so it is not tried again by itself"
+    assert alone.fence == 4
     assert (parked.status, list(json.loads(parked.outcomes).values())) == ("parked", [reason])
     assert again == [parked]
-    assert redone == [Claimed(5, is_new=False)]
+    assert redone == [Claimed(6, is_new=False)]
+
+
+async def test_a_suspect_that_ends_well_alone_is_none_any_more(kept):
+    """It was beside the poison, and has done nothing."""
+    for _ in range(2):
+        with kept.opened():
+            await kept.take_over(claim())
+            kept.die()
+    with kept.opened() as journal:
+        assert isinstance(await kept.take_over(claim()), Suspected)
+        [alone] = await journal.write(claim(is_alone=True))
+        await journal.write(ended(fence=alone.fence))
+        again = await journal.write(claim(plan="plan-2"))
+
+    assert isinstance(again[0], Claimed)
 
 
 async def test_a_document_that_gets_further_is_never_parked(kept):

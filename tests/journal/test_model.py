@@ -14,7 +14,7 @@ from pipeline_engine.journal.postgres import PostgresStore
 from pipeline_engine.journal.processes import this_process
 from pipeline_engine.journal.sqlite import SqliteStore
 from pipeline_engine.journal.store import MAX_CRASHES
-from pipeline_engine.values import Busy, Claimed, Ended
+from pipeline_engine.values import Busy, Claimed, Ended, Suspected
 from tests.journal.keeping import call, claim, ended, output
 
 NAMES = ("a", "b\0")
@@ -56,13 +56,14 @@ class JournalMachine(RuleBasedStateMachine):
         on_change=st.sampled_from(["reuse", "keep", "new"]),
         redo=st.sampled_from([None, "failed", "fallbacks"]),
         again=st.booleans(),
+        is_alone=st.booleans(),
     )
-    def claim(self, name, on_change, redo, again, **asked):
-        entry = claim(name, on_change=on_change, redo=redo, again=again, **asked)
+    def claim(self, name, on_change, redo, again, is_alone, **asked):
+        entry = claim(name, on_change=on_change, redo=redo, again=again, is_alone=is_alone, **asked)
         [answer] = self.store.apply([entry])
         if isinstance(answer, Busy) and answer.worker != self.worker:
             [answer] = self.store.apply([entry._replace(dead=(answer.worker, answer.beat))])
-        expected = self.expected(name, on_change, redo, again, asked)
+        expected = self.expected(name, on_change, redo, again, is_alone, asked)
         told = SimpleNamespace(
             kind=type(answer),
             fence=getattr(answer, "fence", None),
@@ -73,7 +74,7 @@ class JournalMachine(RuleBasedStateMachine):
         )
         assert vars(told) == expected
 
-    def expected(self, name, on_change, redo, again, asked):
+    def expected(self, name, on_change, redo, again, is_alone, asked):
         """Return what should be answered, and remember what should have become of it."""
         known = self.known.get(name)
         is_new = known is None
@@ -88,12 +89,17 @@ class JournalMachine(RuleBasedStateMachine):
                 if known.crashes >= MAX_CRASHES and is_same and redo != "failed":
                     known.status, known.owner, known.fence = "parked", None, known.fence + 1
                     return answered(Ended, known)
+                if known.crashes == MAX_CRASHES - 1 and is_same and not is_alone:
+                    known.status, known.owner, known.fence = "queued", None, known.fence + 1
+                    return answered(Suspected)
                 if not is_same:
                     known.crashes = 0
+            elif known.status == "queued" and known.crashes == MAX_CRASHES - 1 and is_same and not is_alone:
+                return answered(Suspected)
             elif is_same and not is_wanted(known, on_change, redo, again, asked):
                 known.batch = asked["batch"]
                 return answered(Ended, known)
-            else:
+            elif not is_same or known.status != "queued":
                 known.crashes = 0
             if on_change == "new" and known.batch != asked["batch"]:
                 known.outputs.clear()
