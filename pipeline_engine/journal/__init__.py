@@ -15,6 +15,7 @@ from pipeline_engine.journal.opening import (
     KeepDocuments,
     PostgresJournal,
     SqliteJournal,
+    held,
     journal_place,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "canonical",
     "digest",
     "digest_of",
+    "held",
     "journal_place",
     "message_parts",
     "read_journal",

@@ -10,23 +10,26 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote
 
 from pipeline_engine.errors import JournalFileError
+from pipeline_engine.journal.addresses import Address
 from pipeline_engine.journal.processes import this_process
 from pipeline_engine.journal.spilling import read_spilled, spilled_files
 from pipeline_engine.journal.writing import ThreadedJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from pipeline_engine.journal.rows import Rows
     from pipeline_engine.journal.sqlite import Synchronous
     from pipeline_engine.journal.store import Store
     from pipeline_engine.values import Journal
 
-__all__ = ["JournalPlace", "KeepDocuments", "PostgresJournal", "SqliteJournal", "journal_place"]
+__all__ = ["JournalPlace", "KeepDocuments", "PostgresJournal", "SqliteJournal", "held", "journal_place"]
+
+T = TypeVar("T")
 
 KeepDocuments = Literal["store", "reference", "none"]
 """What a journal keeps of documents: their inputs, once; where they can be read again, and their hash; their
@@ -62,9 +65,9 @@ class _Shared:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[str, tuple[ThreadedJournal, int]] = {}
+        self._open: dict[Hashable, tuple[ThreadedJournal, int]] = {}
 
-    def take(self, key: str, make: Callable[[], ThreadedJournal]) -> ThreadedJournal:
+    def take(self, key: Hashable, make: Callable[[], ThreadedJournal]) -> ThreadedJournal:
         with self._lock:
             journal, users = self._open.get(key) or (make(), 0)
             self._open[key] = journal, users + 1
@@ -204,19 +207,33 @@ class PostgresJournal:
     """
 
     def __init__(self, address: str, *, lease: float = 60.0, documents: KeepDocuments = "store") -> None:
+        self._held = Address(address, without_password(address))
+        del address  # an error's traceback may be printed with the variables of its frames
         if lease <= 0:
             raise ValueError(f"lease={lease}: a positive number of seconds.")
-        self._address = address
         self.lease = lease
         self.documents = _checked(documents)
 
     def __repr__(self) -> str:
         return f"PostgresJournal({self.name!r})"
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PostgresJournal):
+            return NotImplemented
+        return (self._held, self.lease, self.documents) == (other._held, other.lease, other.documents)
+
+    def __hash__(self) -> int:
+        return hash(self._held)
+
     @property
     def name(self) -> str:
         """What it is called in messages: the address without its password."""
-        return without_password(self._address)
+        return self._held.shown
+
+    @property
+    def _address(self) -> str:
+        # With its password: for the call that connects, and for no variable.
+        return self._held.reveal()
 
     def open(self) -> ThreadedJournal:
         """Return the journal, ready to be written.
@@ -227,7 +244,7 @@ class PostgresJournal:
         """
         folders = _folders(Path.cwd())
         return _SHARED.take(
-            self._address,
+            self._held,
             lambda: ThreadedJournal(self.open_store, self.name, spill_folders=folders, lease=self.lease),
         )
 
@@ -266,6 +283,22 @@ class PostgresJournal:
             cure = "needs psycopg; install it with pip install 'pipeline-engine[postgres]'"
             raise JournalFileError(self.name, cure) from error
         return postgres
+
+
+def held(journal: T) -> T | PostgresJournal | str:
+    """Return what was given as `journal=` as it may be a variable of a function that raises: without a password.
+
+    It means the same to `journal_place`. Public functions put it in the place of what they were given.
+
+    Example:
+        >>> held("runs.db"), held("postgresql://me:secret@host/runs"), held("mysql://me:secret@host/runs")
+        ('runs.db', PostgresJournal('postgresql://me@host/runs'), 'mysql://…')
+    """
+    if not isinstance(journal, str) or "://" not in journal:
+        return journal
+    if journal.startswith(("postgresql://", "postgres://")):
+        return PostgresJournal(journal)
+    return journal.partition("://")[0] + "://…"
 
 
 def journal_place(journal: object) -> JournalPlace:

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typing_extensions import override
 
 from pipeline_engine.errors import JournalError, JournalFileError, JournalVersionError
+from pipeline_engine.journal.addresses import Address
 from pipeline_engine.journal.schema import APPLICATION_ID, MIGRATIONS, VERSION, engine_version, statements
 from pipeline_engine.journal.store import Store
 
@@ -74,10 +75,11 @@ class PostgresStore(Store):
     types = {"blob": "bytea", "real": "double precision", "big": "bigint", "text": "text"}  # noqa: RUF012 - as declared
 
     def __init__(self, address: str, shown_name: str, worker: str) -> None:
+        held = Address(address, shown_name)
+        del address  # an error's traceback may be printed with the variables of its frames
         super().__init__(worker, is_exclusive=False)
         self._name = shown_name
-        self._parameters = _parameters(address, shown_name)
-        self._schema = None if "search_path" in self._parameters.get("options", "") else SCHEMA
+        self._conninfo, self._schema = _server(held)
         self._begin = _BEGIN if self._schema is None else f"{_BEGIN}; set local search_path to {self._schema}"
         try:
             self._connection = self._connect()
@@ -178,7 +180,7 @@ class PostgresStore(Store):
     # Opening
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(make_conninfo("", **self._parameters), autocommit=True, prepare_threshold=None)
+        return _connected(self._conninfo)
 
     def _open(self) -> None:
         """See that the tables are there, and that the database keeps what it acknowledges.
@@ -251,24 +253,53 @@ def _translated(sql: str) -> str:
     return sql.replace("%", "%%").replace("?", "%s")
 
 
-def _parameters(address: str, shown_name: str) -> dict[str, str]:
-    """Return what an address says, and what it leaves to us.
+def _server(address: Address) -> tuple[Address, str | None]:
+    """Return how to connect to a database, and the schema of its tables; None if the address names one.
 
     Raises:
-        JournalFileError: If it says nothing that can be understood.
+        JournalFileError: If the address says nothing that can be understood.
     """
-    try:
-        told = {name: str(value) for name, value in conninfo_to_dict(address).items()}
-    except psycopg.ProgrammingError:
-        told = {"dbname": "@"}  # the error quotes the address with its password: it is neither shown nor chained
-    if "@" in told.get("dbname", "") or "@" in told.get("host", ""):
-        # A "/", "?" or "@" in a password ends it too early: what follows is taken for a host or a database.
+    parameters = _parameters(address)
+    if parameters is None:
         raise JournalFileError(
-            shown_name,
+            address.shown,
             "is no valid address; it is postgresql://user:password@host:port/database?option=value, with other "
             "characters than letters and digits in a user or password written as %40 and the like",
         )
+    schema = None if "search_path" in parameters.get("options", "") else SCHEMA
+    return Address(make_conninfo("", **parameters), address.shown), schema
+
+
+def _parameters(address: Address) -> dict[str, str] | None:
+    """Return what an address says, and what it leaves to us; None if it says nothing that can be understood.
+
+    It does not raise: an error would quote the address with its password, and so would the variables here.
+    """
+    if "\0" in address.reveal():
+        return None  # libpq reads no further, and takes what it has for something else
+    try:
+        told = {name: str(value) for name, value in conninfo_to_dict(address.reveal()).items()}
+    except (psycopg.ProgrammingError, UnicodeError):
+        return None
+    if any("@" in told.get(name, "") for name in ("dbname", "host", "port")):
+        return None  # a "/", "?" or "@" in a password ends it too early: what follows is taken for a host or a database
     return {**_DEFAULTS, **told, "client_encoding": "UTF8"}
+
+
+def _connected(conninfo: Address) -> psycopg.Connection[tuple[Any, ...]]:
+    """Return a new connection.
+
+    Raises:
+        psycopg.OperationalError: If there is none to be had. It has psycopg's word and nothing else of its error: the
+            frames of that one, and the connection that it refers to, have the password.
+    """
+    try:
+        return psycopg.connect(conninfo.reveal(), autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        ended: BaseException = psycopg.OperationalError(_told(error))
+    except BaseException as error:  # noqa: BLE001 - raised below, without those frames
+        ended = error.with_traceback(None)
+    raise ended
 
 
 def _told(error: psycopg.Error) -> str:
@@ -296,14 +327,15 @@ class PostgresRows:
     """
 
     def __init__(self, address: str, shown_name: str) -> None:
+        held = Address(address, shown_name)
+        del address  # an error's traceback may be printed with the variables of its frames
         self.name = shown_name
-        parameters = _parameters(address, shown_name)
-        schema = None if "search_path" in parameters.get("options", "") else SCHEMA
+        conninfo, schema = _server(held)
         self._begin = "begin isolation level repeatable read, read only"
         if schema is not None:
             self._begin += f"; set local search_path to {schema}"
         try:
-            self._connection = psycopg.connect(make_conninfo("", **parameters), autocommit=True, prepare_threshold=None)
+            self._connection = _connected(conninfo)
         except psycopg.Error as error:
             raise JournalFileError(shown_name, f"cannot be reached: {_told(error)}") from _cause(error)
         try:

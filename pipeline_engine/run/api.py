@@ -12,6 +12,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline_engine.journal import held
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ async def run_pipeline_async(
         JournalError: If the journal cannot be opened or written: a run does not go on without it.
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
     """
+    journal = held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     return await run_on_trio(engine_for, engine, capacity, _run, dag, inputs, **options)
 
@@ -140,6 +142,7 @@ def run_pipeline(
         >>> run_pipeline(pipeline, {"name": "Ada"})[greeting]
         'Hello, Ada!'
     """
+    journal = held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     if engine is not None:
         refuse_capacity(capacity)

@@ -26,6 +26,7 @@ from pipeline_engine.errors import (
     JournalError,
     PipelineEngineError,
 )
+from pipeline_engine.journal import held
 from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
 from pipeline_engine.run.atomic import AtomicLines
@@ -186,6 +187,7 @@ class BatchStream:
         redo: Redo | None = None,
         command: Mapping[str, Any] | None = None,
     ) -> None:
+        journal = held(journal)
         is_one = isinstance(documents, str | bytes | Mapping | Document)
         if is_one or not isinstance(documents, Iterable | AsyncIterable):
             got = type(documents).__name__
@@ -651,6 +653,7 @@ async def run_batch_async(
         TypeError: If both `capacity` and `engine` are given.
         Exception: What the iterable of documents raises, after the documents before it were run.
     """
+    journal = held(journal)
     return await run_on_trio(
         engine_for,
         engine,
@@ -731,6 +734,7 @@ def run_batch(
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
         Exception: What the iterable of documents raises, after the documents before it were run.
     """
+    journal = held(journal)
     options: dict[str, Any] = {
         "models": models,
         "out": None if out is None else Path(out),
@@ -833,6 +837,7 @@ def iter_batch_async(
         >>> trio.run(main)
         [0, 2, 4]
     """
+    journal = held(journal)
     return AsyncBatch(
         engine,
         capacity,
@@ -967,6 +972,7 @@ def iter_batch(
         ...     sorted(result[doubled] for result in results)
         [0, 2, 4]
     """
+    journal = held(journal)
     return Batch(
         engine,
         capacity,

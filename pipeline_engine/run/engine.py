@@ -19,7 +19,7 @@ import trio
 from pydantic_core import PydanticSerializationError, ValidationError, to_json
 
 from pipeline_engine.errors import DocumentBusyError, EngineClosedError, InputError, JournalError
-from pipeline_engine.journal import JournalPlace, PostgresJournal, SqliteJournal, journal_place
+from pipeline_engine.journal import JournalPlace, PostgresJournal, SqliteJournal, held, journal_place
 from pipeline_engine.plan import Plan, compile_pipeline, reasons_of
 from pipeline_engine.resilience.ledger import Amount
 from pipeline_engine.run.binding import BoundPlan, ModelPool, Models
@@ -201,8 +201,8 @@ class Engine:
             JournalError: If it cannot be opened.
             TypeError: If it is no path, address or journal object.
         """
-        place = journal_place(journal)
-        key: Hashable = str(journal) if isinstance(journal, str | Path) else id(place)
+        journal = held(journal)
+        place, key = journal_place(journal), _journal_key(journal)
         async with self._opening:
             known = self._journals.get(key)
             if known is None:
@@ -237,7 +237,7 @@ class Engine:
         self, bound: BoundPlan, journal: str | Path | JournalPlace, options: JournalOptions
     ) -> DurableBatch:
         """Return the batch that all single runs of a plan belong to."""
-        key = (str(journal) if isinstance(journal, str | Path) else id(journal), id(bound), options.on_change)
+        key = (_journal_key(journal), id(bound), options.on_change)
         known = self._single_batches.get(key)
         if known is None:
             known = self._single_batches[key] = await self.begin_batch(bound, journal, options, is_single=True)
@@ -333,6 +333,7 @@ class Engine:
             JournalError: If the journal cannot be opened or written: the run does not go on without it.
             PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
         """
+        journal = held(journal)
         _check_timeout(timeout)
         bound = self.bind(dag, models)
         if not self._is_open:
@@ -590,6 +591,13 @@ def _forget(record: Record) -> None:
 
 def _given(budget: BoundBudget | None) -> tuple[BoundBudget, ...]:
     return () if budget is None else (budget,)
+
+
+def _journal_key(journal: str | Path | JournalPlace) -> Hashable:
+    """Return what tells a journal from others: what `held` made of one address is equal, though it is not one."""
+    if isinstance(journal, str | Path):
+        return str(journal)
+    return journal if isinstance(journal, PostgresJournal) else id(journal)
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from pipeline_engine.errors import EngineClosedError, OverloadError
+from pipeline_engine.journal import held
 from pipeline_engine.run.document import Document
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
 from pipeline_engine.run.results import RunResult
@@ -238,6 +239,7 @@ class Runner:
             OverloadError: If `max_pending` runs are pending; nothing has run.
             EngineClosedError: If the runner is not open, or was closed before the run had ended.
         """
+        journal = held(journal)
         function = functools.partial(
             Engine.run,
             dag=dag,
@@ -276,6 +278,7 @@ class Runner:
             EngineClosedError: If the runner is not open. The future has it if the runner was closed before
                 the run had ended.
         """
+        journal = held(journal)
         function = functools.partial(
             Engine.run,
             dag=dag,

@@ -22,7 +22,8 @@ class SeenKeys:
 
     Example:
         >>> seen = SeenKeys(100_000)
-        >>> seen.meet("report.md", "90ab"), seen.meet("report.md", "90ab"), seen.meet("report.md", "17cd")
+        >>> one, other = "90abcdef90abcdef", "17cd17cd17cd17cd"
+        >>> seen.meet("report.md", one), seen.meet("report.md", one), seen.meet("report.md", other)
         ('new', 'same', 'other')
     """
 
@@ -39,11 +40,11 @@ class SeenKeys:
 
         Args:
             key: A document's key; remembered if it is new.
-            content: The hash of its content, in hexadecimal digits; None if it has none, and equals no other.
+            content: The hash of its content, in 16 hexadecimal digits or more; None if it equals no other.
         """
         # Keys may be long paths: what is remembered of them is bounded in size, too.
         hashed = sha256(key.encode("utf-8", "surrogatepass")).digest()[:_KEY]
-        told = _UNKNOWN if content is None else sha256(content.encode()).digest()[: _ENTRY - _KEY]
+        told = _UNKNOWN if content is None else bytes.fromhex(content[: 2 * len(_UNKNOWN)])
         entries, table, mask = self._entries, self._table, self._mask
         place = int.from_bytes(hashed[:4], "little") & mask
         while number := table[place]:

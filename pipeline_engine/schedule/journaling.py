@@ -11,14 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from pydantic_core import PydanticSerializationError, ValidationError, to_json
+from pydantic_core import ValidationError
 
-from pipeline_engine.declare import as_messages
 from pipeline_engine.errors import JournalError
-from pipeline_engine.journal.keys import call_key, digest, digest_of, message_parts, request_key, step_key
-from pipeline_engine.plan import plain_to_json
+from pipeline_engine.journal.keys import call_key
 from pipeline_engine.schedule.judging import billing_of, checked, fault_of, judged
 from pipeline_engine.schedule.replies import json_bytes, pack_prompt, read_reply, reply_bytes, usage_parts
+from pipeline_engine.schedule.step_keys import StepKeys
 from pipeline_engine.schedule.step_run import BoundModel
 from pipeline_engine.values import (
     NO_ITEM,
@@ -44,7 +43,6 @@ from pipeline_engine.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline_engine.plan import Need, PlannedStep
     from pipeline_engine.schedule.execution import Execution
     from pipeline_engine.schedule.plan_keys import PlanKeys
     from pipeline_engine.schedule.recall import Recall
@@ -94,17 +92,14 @@ class Journaling:
         self.bound = bound
         self.error: JournalError | None = None
         """What has ended the journal."""
-        self._plan = execution.plan
-        self._offset = len(execution.plan.inputs)
-        self._hashes: dict[int, str | None] = {}
-        self._item_hashes: dict[int, dict[int, str | None]] = {}
+        self._keys = StepKeys(execution, bound.keys)
         self.has_missed = False
         """Whether something was not found; what a probe is for."""
         self._committing: dict[StepRun, None] = {}
         self._is_closed = False
         self._texts = {
             given.name: value
-            for given, value in zip(self._plan.inputs, execution.state.values, strict=False)
+            for given, value in zip(execution.plan.inputs, execution.state.values, strict=False)
             if isinstance(value, str)
         }
 
@@ -119,7 +114,7 @@ class Journaling:
         missed: list[StepRun] = []
         for step_run in fresh:
             step_run.is_recalled = True
-            step_run.step_key = self._key(step_run)
+            step_run.step_key = self._keys.key(step_run)
             if recall.is_empty:
                 continue
             name, item = step_run.step.name, _item(step_run)
@@ -173,13 +168,13 @@ class Journaling:
             return False
         outcome = Completed(value, saved.via)
         step_run.call_keys = saved.calls
-        data = self._json_of(step, value, is_read_back=not saved.calls)
+        data = self._keys.json_of(step, value, is_read_back=not saved.calls)
         is_latest = recall.is_latest(saved)  # it may be that of an earlier version, which is back
         if self.bound.is_probe and (data != saved.output or not is_latest):
             return False  # an edited validator makes something else of it
         self.execution.emit(OutputRestored(now, step.name, step_run.item))
         if is_own and is_latest and (data == saved.output or data is None):
-            self._remember_hash(step_run, data)
+            self._keys.remember(step_run, data)
             self.execution.settle(step.index, step_run.item, outcome, now, more)
         else:
             self.accept(step_run, outcome, now, more)
@@ -212,7 +207,7 @@ class Journaling:
         candidate = step_run.candidate
         if not isinstance(candidate, BoundModel):
             return False
-        request = self._request(step_run, candidate)
+        request = self._keys.request(step_run, candidate)
         if step_run.ordinal is not None and step_run.ordinal[0] == request:
             return False  # it has asked this already, and got no reply: the same call is sent again
         recall = self.bound.recall
@@ -285,148 +280,6 @@ class Journaling:
         finally:
             RUNNING_STEP.reset(running)
 
-    # Keys
-
-    def _key(self, step_run: StepRun) -> str | None:
-        step = step_run.step
-        identity, keys = self.bound.keys.steps[step.index], self.bound.keys
-        made_by: list[Any]
-        if step.kind == "embed":
-            return step_key(["texts", self._asked(step_run)], identity.schema, identity.models, {})
-        if step.kind == "llm" and not identity.is_versioned and self._is_stable(step_run):
-            made_by = ["prompt", self._asked(step_run)]
-        elif identity.source is None:
-            keys.tell_once(
-                step,
-                "source",
-                "its source cannot be read, so its outputs are not reused from the journal. Give it version=.",
-            )
-            return None
-        else:
-            made_by = ["source", identity.source]
-        inputs: dict[str, str] = {}
-        for need in step.needs:
-            known = self._hash_of(need, step_run.item)
-            if known is None:
-                keys.tell_once(
-                    step,
-                    "inputs",
-                    f"its need {need.parameter!r} has a value that JSON cannot hold, so its outputs are not reused "
-                    "from the journal. Give that value a type that pydantic can write and read.",
-                )
-                return None
-            inputs[need.parameter] = known
-        return step_key(made_by, identity.schema, identity.models, inputs)
-
-    def _is_stable(self, step_run: StepRun) -> bool:
-        """Whether a prompt function gives the same prompt for the same inputs; tried once for each step."""
-        step, keys = step_run.step, self.bound.keys
-        if step.index not in keys.rendered:
-            keys.rendered.add(step.index)
-            running = RUNNING_STEP.set(step_run)
-            try:
-                again = as_messages(step.function(*step_run.arguments, **(step_run.keywords or {})), step.system)
-            except Exception:  # noqa: BLE001 - what raises the second time is not the same
-                again = ()
-            finally:
-                RUNNING_STEP.reset(running)
-            if again != step_run.prompt:
-                keys.unstable.add(step.index)
-                keys.tell_once(
-                    step,
-                    "prompt",
-                    "its prompt is not the same when it is rendered twice, so the journal knows its calls by the "
-                    "step's inputs. Take what changes (the time, chance) out of the prompt, or make it an input.",
-                )
-        return step.index not in keys.unstable
-
-    def _asked(self, step_run: StepRun) -> str:
-        """Return the hash of what a call asks, reckoned once for each conversation."""
-        of: Any = step_run.arguments[0] if step_run.step.kind == "embed" else step_run.messages
-        known = step_run.asked
-        if known is None or known[0] is not of:
-            parts = list(of) if step_run.step.kind == "embed" else message_parts(of)
-            known = step_run.asked = of, digest_of(parts)
-        return known[1]
-
-    def _request(self, step_run: StepRun, model: BoundModel) -> str:
-        """Return the hash of a request, reckoned once for each conversation and model."""
-        of: Any = step_run.arguments if step_run.step.kind == "embed" else step_run.messages
-        known = step_run.requested
-        if known is None or known[0] is not of or known[1] is not model:
-            known = step_run.requested = of, model, self._hash_of_request(step_run, model)
-        return known[2]
-
-    def _hash_of_request(self, step_run: StepRun, model: BoundModel) -> str:
-        step, identity = step_run.step, self.bound.keys.steps[step_run.step.index]
-        asked: list[Any] = [self._asked(step_run)]
-        is_by_inputs = step.index in self.bound.keys.unstable or (identity.is_versioned and step.kind == "llm")
-        if is_by_inputs and step_run.step_key is not None:
-            further = step_run.messages[len(step_run.prompt) :]
-            asked = ["inputs", step_run.step_key, message_parts(further)]
-        if getattr(model.model, "reads_sources", False):
-            asked.append(list(self.execution.sources_of(step_run)))
-        return request_key(model.identity, asked, step.output.schema_json, step.output.name)
-
-    def _hash_of(self, need: Need, item: int | None) -> str | None:
-        """Return the hash of what a need gives; None if it has none."""
-        source, state = need.source, self.execution.state
-        index = source - self._offset
-        if need.is_item and item is not None:
-            if index >= 0 and self._plan.steps[index].is_mapped:
-                return self._item_hashes.get(index, {}).get(item)
-            return _hash_of_value(state.values[source][item])
-        if index >= 0 and not isinstance(state.outcomes[index], Completed):
-            return _hash_of_value(need.default)
-        if source not in self._hashes:
-            self._hashes[source] = self._hash_of_source(source, index)
-        return self._hashes[source]
-
-    def _hash_of_source(self, source: int, index: int) -> str | None:
-        value = self.execution.state.values[source]
-        if index < 0:
-            try:
-                return digest(self._plan.inputs[source].output.to_json(value))
-            except ValueError:
-                return None
-        if not (self._plan.steps[index].is_mapped or self._plan.steps[index].kind == "embed"):
-            return None
-        hashes = self._item_hashes.get(index, {})
-        outcomes = self.execution.state.items(index)
-        kept = [hashes.get(item) for item, outcome in enumerate(outcomes) if isinstance(outcome, Completed)]
-        return None if None in kept else digest_of(kept)
-
-    def _json_of(self, step: PlannedStep, value: Any, *, is_read_back: bool) -> bytes | None:
-        """Return an output as JSON; None if JSON would not give it back.
-
-        Args:
-            step: Whose output it is.
-            value: The output.
-            is_read_back: Whether it is this that a later run gets, and not what is made of the reply anew.
-        """
-        try:
-            if step.kind == "embed":
-                return json_bytes(value)
-            data = step.output.to_json(value)
-            if is_read_back and step.output.from_json(data) != value:
-                raise ValueError("what is read back is not equal to it")
-        except (ValueError, TypeError, RecursionError) as error:
-            self.bound.keys.tell_once(
-                step,
-                "output",
-                f"its output is not kept in the journal, so it is made again by each run: {error}. "
-                "Declare a type that pydantic can write and read.",
-            )
-            return None
-        return data
-
-    def _remember_hash(self, step_run: StepRun, data: bytes | None) -> None:
-        known = None if data is None else digest(data)
-        if step_run.item is None:
-            self._hashes[self._offset + step_run.step.index] = known
-        else:
-            self._item_hashes.setdefault(step_run.step.index, {})[step_run.item] = known
-
     # Around an attempt: what it tells
 
     def attempt_sent(self, step_run: StepRun) -> None:
@@ -449,7 +302,7 @@ class Journaling:
         candidate = step_run.answered_by or step_run.candidate
         if not isinstance(candidate, BoundModel):
             raise AssertionError("a reply came from no model")
-        request = self._request(step_run, candidate)
+        request = self._keys.request(step_run, candidate)
         known = step_run.ordinal
         ordinal = known[1] if known is not None and known[0] == request else self.bound.recall.next_ordinal(request)
         step_run.ordinal = None
@@ -497,8 +350,8 @@ class Journaling:
         candidate = step_run.candidate
         is_replied = step.kind != "function" and not (outcome.via or "").startswith("fallback:value")
         is_replied = is_replied and (candidate is None or isinstance(candidate, BoundModel))
-        data = self._json_of(step, outcome.value, is_read_back=not is_replied)
-        self._remember_hash(step_run, data)
+        data = self._keys.json_of(step, outcome.value, is_read_back=not is_replied)
+        self._keys.remember(step_run, data)
         entry = OutputAccepted(
             self.bound.pipeline,
             self.bound.document,
@@ -640,15 +493,3 @@ _FLUSH_SECONDS = 30.0
 
 def _item(step_run: StepRun) -> int:
     return NO_ITEM if step_run.item is None else step_run.item
-
-
-def _hash_of_value(value: Any) -> str | None:
-    """Return the hash of a value whose type nobody has declared."""
-    try:
-        return digest(to_json(value))
-    except (PydanticSerializationError, UnicodeEncodeError, ValueError, TypeError, RecursionError):
-        pass
-    try:
-        return digest(plain_to_json(value))  # it may hold lone surrogates
-    except ValueError:
-        return None

@@ -77,7 +77,7 @@ def test_the_first_error_is_raised_bare_and_nothing_is_left(durations, limit, da
             assert {inspect.getcoroutinestate(call) for call in calls} <= {inspect.CORO_CLOSED}
 
     result = run_virtually(main)
-    gc.collect()  # a coroutine that was never awaited would warn now, and warnings are errors here
+    gc.collect(1)  # a coroutine that was never awaited would warn now, and warnings are errors here
     if failing and durations:
         assert result in errors.values()
     else:
