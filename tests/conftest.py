@@ -1,5 +1,6 @@
 """Fixtures for all tests: the virtual clock, a PostgreSQL server, and recorded data where there is some."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from tests.postgres_server import running_postgres
 settings.register_profile("ci", derandomize=True, max_examples=100, deadline=None)
 settings.register_profile("explore", max_examples=3000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish(session):
+    """Leave thousands of collected tests out of the garbage collector's rounds: each would look at all of them."""
+    del session
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
