@@ -1,6 +1,6 @@
 """Durable records of what was paid for and what came of it: in memory, in SQLite, in PostgreSQL.
 
-Databases are loaded by whoever opens a journal: a run without one needs none of them.
+Databases, and trio, are loaded by whoever names a journal: keys need none of them, and are all that a pipeline needs.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline_engine.journal.keys import call_key, canonical, digest, digest_of, message_parts, request_key, step_key
-from pipeline_engine.journal.memory import MemoryJournal
-from pipeline_engine.journal.opening import (
-    JournalPlace,
-    KeepDocuments,
-    PostgresJournal,
-    SqliteJournal,
-    held,
-    journal_place,
-)
 
 if TYPE_CHECKING:
+    from pipeline_engine.journal.memory import MemoryJournal
+    from pipeline_engine.journal.opening import (
+        JournalPlace,
+        KeepDocuments,
+        PostgresJournal,
+        SqliteJournal,
+        held,
+        journal_place,
+    )
     from pipeline_engine.journal.reading import JournalReader, read_journal
     from pipeline_engine.journal.results import batch_results
 
@@ -43,7 +43,14 @@ __all__ = [
     "step_key",
 ]
 
-_ROOM_OF = {"JournalReader": "reading", "read_journal": "reading", "batch_results": "results"}
+_ROOM_OF = {
+    "MemoryJournal": "memory",
+    **dict.fromkeys(
+        ("JournalPlace", "KeepDocuments", "PostgresJournal", "SqliteJournal", "held", "journal_place"), "opening"
+    ),
+    **dict.fromkeys(("JournalReader", "read_journal"), "reading"),
+    "batch_results": "results",
+}
 
 
 def __getattr__(name: str) -> Any:

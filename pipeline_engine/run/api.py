@@ -12,7 +12,6 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_engine.journal import held
 from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ async def run_pipeline_async(
         JournalError: If the journal cannot be opened or written: a run does not go on without it.
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
     """
-    journal = held(journal)
+    journal = _held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     return await run_on_trio(engine_for, engine, capacity, _run, dag, inputs, **options)
 
@@ -142,7 +141,7 @@ def run_pipeline(
         >>> run_pipeline(pipeline, {"name": "Ada"})[greeting]
         'Hello, Ada!'
     """
-    journal = held(journal)
+    journal = _held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     if engine is not None:
         refuse_capacity(capacity)
@@ -177,6 +176,15 @@ def _options(
         "journal": journal,
         "on_change": on_change,
     }
+
+
+def _held(journal: str | Path | JournalPlace | None) -> str | Path | JournalPlace | None:
+    """Return a journal so that no frame shows its password."""
+    if journal is None:
+        return None
+    from pipeline_engine.journal import held
+
+    return held(journal)
 
 
 async def _run(engine: Engine, dag: Pipeline | Plan, inputs: Mapping[str, Any], **options: Any) -> RunResult:

@@ -14,7 +14,7 @@ from statistics import median
 from tests.benchmarks.measuring import judged, print_table
 
 ROUNDS = 11
-HEAVY = ("networkx", "httpx2", "rich", "sqlite3", "asyncio")
+HEAVY = ("trio", "pydantic", "networkx", "httpx2", "rich", "sqlite3", "asyncio")
 OURS = "from pipeline_engine import Pipeline, run_pipeline"
 FLOOR = "import trio, pydantic"
 
