@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 from pipeline_engine.errors import JournalFileError, JournalInUseError
 
+# Loaded here, not where a file is locked: then there may be no descriptor left to load it with.
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -127,14 +133,10 @@ if hasattr(os, "register_at_fork"):
 
 def _lock(file: int) -> None:
     if sys.platform == "win32":
-        import msvcrt
-
         os.lseek(file, _TEXT_LIMIT, os.SEEK_SET)  # behind the text, which others must be able to read
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         os.lseek(file, 0, os.SEEK_SET)
     else:
-        import fcntl
-
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
