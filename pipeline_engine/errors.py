@@ -9,6 +9,7 @@ PipelineEngineError
 ├── RunError             raised on demand for a run with failed steps: a `StepError` for each
 ├── StepTimeoutError     a timeout of ours fired (also a builtin TimeoutError)
 ├── StepCodeError        the pipeline's own code (prompt, when=, check=) raised, or broke a rule: a bug, never retried
+│   └── UnrecordedError      a request that a test's recordings do not know, where nothing may be sent
 ├── OutputError          an output that does not fit its declared type, or did not pass its check
 ├── ProviderError        a model that did not answer
 │   ├── UnavailableError     may answer later: server errors, timeouts, connections
@@ -74,6 +75,7 @@ __all__ = [
     "StepTimeoutError",
     "StreamTruncatedError",
     "UnavailableError",
+    "UnrecordedError",
 ]
 
 Billed = Literal["no", "maybe", "yes"]
@@ -223,6 +225,30 @@ class StepCodeError(PipelineEngineError):
         self.step = step
         self.part = part
         super().__init__(f"the {part} of step {step!r} {reason}")
+
+
+class UnrecordedError(StepCodeError):
+    """Raised for a request that a file of recorded replies does not know, and that could not be recorded.
+
+    Attributes:
+        path: The file.
+        recorded: How many calls it holds.
+        nearest: The step of the recording that is most like the request; None if the file holds none.
+        differences: Where the two differ.
+    """
+
+    def __init__(
+        self, step: str, path: str, recorded: int, nearest: str | None, differences: Sequence[str], advice: str
+    ) -> None:
+        self.path = path
+        self.recorded = recorded
+        self.nearest = nearest
+        self.differences = tuple(differences)
+        shown = "; ".join(self.differences[:3])
+        near = "" if nearest is None else f" The nearest one is of step {nearest!r}: {shown}."
+        super().__init__(
+            step, "model", f"has no recorded reply to its request in {path!r}, which holds {recorded}.{near} {advice}"
+        )
 
 
 class OutputError(PipelineEngineError):
@@ -523,11 +549,13 @@ class EarlierError(PipelineEngineError):
     Attributes:
         kind: The name of the error's class.
         message: What it said.
+        provider_kind: A provider error's kind, where it was one and the kind was kept.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, provider_kind: str | None = None) -> None:
         self.kind = kind
         self.message = message
+        self.provider_kind = provider_kind
         super().__init__(message or kind)
 
 

@@ -74,7 +74,7 @@ class Prunable:
     batches: int = 0
     shared_replies: int = 0
     size: int = 0
-    """Bytes of replies, prompts, outputs and inputs."""
+    """Bytes of replies, prompts, outputs, inputs and records."""
     unfinished: dict[str, str] = field(default_factory=dict)
     """Pipelines of which nothing is forgotten, and the batch of each that has not ended."""
 
@@ -97,6 +97,7 @@ def prunable(rows: Rows, rule: PruneRule) -> Prunable:
 
     found.calls, of_calls = total("calls", "length(prompt) + length(reply)")
     found.attempts, _ = total("attempts", "0")
+    _, of_runs = total("runs", "length(records)")
     kept = f"select inputs from documents d where inputs is not null and not ({where})"  # noqa: S608 - our own text
     sizes = rows.query(
         f"select count(*), coalesce(sum(size), 0) from blobs where sha not in ({kept}) and sha in "  # noqa: S608 - our own text
@@ -104,7 +105,7 @@ def prunable(rows: Rows, rule: PruneRule) -> Prunable:
         (*asked, *asked),
     )
     found.inputs, of_inputs = (int(figure) for figure in sizes[0])
-    found.size = of_calls + of_inputs
+    found.size = of_calls + of_runs + of_inputs
     if not rule.keeps_results:
         found.outputs, of_outputs = total("step_outputs", "length(output)")
         found.size += of_outputs
@@ -176,7 +177,7 @@ def prune(store: Store, name: str, rule: PruneRule, watch: Callable[[int], objec
                 f"order by pipeline, document limit {_GROUP}{store.for_update()}",
                 (*asked, *last),
             )
-            for table in ("attempts", "calls", *(() if rule.keeps_results else ("step_outputs", "documents"))):
+            for table in ("attempts", "calls", "runs", *(() if rule.keeps_results else ("step_outputs", "documents"))):
                 store.execute_many(f"delete from {table} where pipeline = ? and document = ?", group)  # noqa: S608 - our own names
             if rule.keeps_results:
                 store.execute_many("update documents set inputs = null where pipeline = ? and document = ?", group)
@@ -194,6 +195,7 @@ def prune(store: Store, name: str, rule: PruneRule, watch: Callable[[int], objec
             condition, of_batches = _batches(rule, protected, "1 = 1", ())
             found = f"select batch from batches b where {condition}"  # noqa: S608 - our own text
             store.execute(f"delete from batches where batch in ({found})", of_batches)  # noqa: S608 - our own text
+            store.execute("delete from progress where batch not in (select batch from batches)")
             if rule.before is not None:
                 store.execute("delete from cached_replies where cached_at < ?", (rule.before,))
         store.execute(

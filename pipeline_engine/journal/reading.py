@@ -33,6 +33,8 @@ __all__ = [
     "StoredDocument",
     "StoredHistory",
     "StoredOutput",
+    "StoredProgress",
+    "StoredRun",
     "read_journal",
 ]
 
@@ -214,6 +216,24 @@ class StoredBody(NamedTuple):
     """Whether the reply is what was written."""
 
 
+class StoredRun(NamedTuple):
+    """A run of a document, as its journal tells it."""
+
+    document: str
+    run: str
+    ended_at: float
+    records: bytes
+    """What `unpack_records` makes the run's records of."""
+
+
+class StoredProgress(NamedTuple):
+    """How far a process says that it has come with a batch."""
+
+    worker: str
+    progress: Mapping[str, Any]
+    told_at: float
+
+
 class CallMean(NamedTuple):
     """What a call of a step has taken, on average."""
 
@@ -337,6 +357,30 @@ class JournalReader:
             cost,
             tokens,
         )
+
+    def runs(self, batch: str) -> Iterator[StoredRun]:
+        """Yield the runs of a batch, a page at a time, however many there are; in no order that means anything."""
+        columns = ("run", "document", "ended_at", "records")
+        for page in pages(self.rows, columns, "runs", ("run", "document"), "batch = ?", [to_name(batch)]):
+            for run, document, ended_at, records in page:
+                yield StoredRun(from_name(document), from_name(run), ended_at, bytes(records))
+
+    def runs_of(self, pipeline: str, document: str) -> Iterator[StoredRun]:
+        """Yield the runs of a document, whatever batch they were for, in the order in which they ended."""
+        found = self.rows.query(
+            "select run, ended_at, records from runs where pipeline = ? and document = ? order by ended_at, run",
+            (to_name(pipeline), to_name(document)),
+        )
+        for run, ended_at, records in found:
+            yield StoredRun(document, from_name(run), ended_at, bytes(records))
+
+    def progress(self, batch: str) -> list[StoredProgress]:
+        """Return how far the processes say that they have come with a batch, the latest word first."""
+        found = self.rows.query(
+            "select worker, progress, told_at from progress where batch = ? order by told_at desc, worker",
+            (to_name(batch),),
+        )
+        return [StoredProgress(worker, _json(progress, {}), told_at) for worker, progress, told_at in found]
 
     def has_living_worker(self) -> bool:
         """Return whether a process may be writing the journal: False only if all are known to have ended."""

@@ -22,6 +22,8 @@ TABLES = (
     "step_outputs",
     "attempts",
     "cached_replies",
+    "runs",
+    "progress",
 )
 """The names of the tables."""
 
@@ -88,7 +90,22 @@ create table cached_replies(
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+# Where the time went: the records of each run, and how far the processes are that work on a batch.
+_VERSION_2 = """
+create table runs(
+  pipeline text not null, document text not null, run text not null, batch text not null, records {blob} not null,
+  ended_at {real} not null,
+  primary key(pipeline, document, run)
+);
+create index runs_by_batch on runs(batch, run);
+
+create table progress(
+  batch text not null, worker text not null, progress {blob} not null, told_at {real} not null,
+  primary key(batch, worker)
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 """What leads from each version to the next; the first one from nothing."""
 VERSION = len(MIGRATIONS)
 """The version that this engine writes."""

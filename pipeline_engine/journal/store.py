@@ -30,7 +30,9 @@ from pipeline_engine.values import (
     Entry,
     FindReply,
     OutputAccepted,
+    ProgressTold,
     ReplyCached,
+    RunRecorded,
     Suspected,
 )
 
@@ -64,7 +66,9 @@ _ORDER: tuple[type[Any], ...] = (
     CallsVoided,
     OutputAccepted,
     ReplyCached,
+    RunRecorded,
     DocumentEnded,
+    ProgressTold,
     BatchEnded,
 )
 _PLACE = {kind: place for place, kind in enumerate(_ORDER)}
@@ -104,6 +108,14 @@ insert into cached_replies(namespace, request, ordinal, model, reply, reply_sha,
 values(?, ?, ?, ?, ?, ?, ?)
 on conflict(namespace, request, ordinal) do update set model = excluded.model, reply = excluded.reply,
   reply_sha = excluded.reply_sha, cached_at = excluded.cached_at"""
+
+_INSERT_RUN = """
+insert into runs(pipeline, document, run, batch, records, ended_at)
+values(?, ?, ?, ?, ?, ?) on conflict do nothing"""
+_TELL_PROGRESS = """
+insert into progress(batch, worker, progress, told_at)
+values(?, ?, ?, ?)
+on conflict(batch, worker) do update set progress = excluded.progress, told_at = excluded.told_at"""
 
 
 class Store(ABC):
@@ -300,6 +312,11 @@ class Store(ABC):
             # Sorted: who locks in one order never waits in a ring.
             of_kind.sort(key=_reply_key)
             self.execute_many(_INSERT_REPLY, [_reply_row(entry) for entry in of_kind])
+        elif kind is RunRecorded:
+            self.execute_many(_INSERT_RUN, [_run_row(entry) for entry in of_kind])
+        elif kind is ProgressTold:
+            rows = [(to_name(entry.batch), self.worker, entry.progress, entry.at) for entry in of_kind]
+            self.execute_many(_TELL_PROGRESS, rows)
         elif kind is BatchEnded:
             for entry in of_kind:
                 self._end_batch(entry)
@@ -635,6 +652,10 @@ def _document_row(entry: DocumentEnded) -> tuple[Any, ...]:
         *_place(entry),
         entry.fence,
     )
+
+
+def _run_row(entry: RunRecorded) -> tuple[Any, ...]:
+    return (*_place(entry), to_name(entry.run), to_name(entry.batch), entry.records, entry.at)
 
 
 def _reply_key(entry: FindReply | ReplyCached) -> tuple[str, str, int]:

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING
 
+from pipeline_engine.report.batch_bounds import BatchBounds, BoundSums, draw_batch_verdict
+from pipeline_engine.report.kept import KeptTraces
 from pipeline_engine.report.models import MAX_POINTS, Acceptance, Hedges, ModelHistory, ModelNotes
 from pipeline_engine.report.spans import WAIT_KINDS
+from pipeline_engine.report.timeline import Timeline, TimelineSums
 from pipeline_engine.values.usage import Cost, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline_engine.report.models import BreakerChange, Cooldown, LimitPoint
-    from pipeline_engine.report.spans import SegmentKind, Span
+    from pipeline_engine.report.spans import Origin, SegmentKind, Span
     from pipeline_engine.report.trace import Trace
 
 __all__ = ["BatchTrace", "ErrorGroup", "SlowDocument", "StepTotals", "Totals"]
@@ -55,6 +58,8 @@ class StepTotals:
     """Half of them took no longer; exact up to the size of the sample."""
     p95: float
     """95 in a hundred took no longer; exact up to the size of the sample."""
+    p99: float
+    """99 in a hundred took no longer; exact up to the size of the sample."""
     max: float
     """The longest of them."""
     waits: Mapping[SegmentKind, float]
@@ -65,6 +70,12 @@ class StepTotals:
     """Tokens received, as far as they are known."""
     cost: Cost = field(default_factory=Cost)
     """What its calls cost, as far as prices are known; the lost ones of second calls are among them."""
+    busy: float = 0.0
+    """Seconds of its attempts, failed ones among them."""
+    first_token: float | None = None
+    """In half of its streamed attempts the first piece came no later, in seconds; None if none was streamed."""
+    origins: Mapping[Origin, int] = field(default_factory=dict)
+    """Where the outputs came from: how many were executed, restored, replayed or shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,37 @@ class BatchTrace:
     """For each cascade and each of its models, how many outputs were `(accepted, judged)`."""
     hedges: Hedges = field(default_factory=Hedges)
     """The second calls: how many there were, how many won, and what the lost calls cost."""
+    started_at: float = 0.0
+    """When the first run started, in seconds since the epoch."""
+    ended_at: float = 0.0
+    """When the last run had ended, in seconds since the epoch."""
+    timeline: Timeline = field(default_factory=Timeline)
+    """How many segments of each kind there were at once, over the time."""
+    bounds: BatchBounds = field(default_factory=BatchBounds)
+    """What the batch could not have been faster than."""
+    traces: tuple[Trace, ...] = field(default=(), repr=False)
+    """Runs in full, in the order in which they came: all of them if there are few, else the slowest, the first that
+    failed, and a random sample of the others."""
+
+    @property
+    def count(self) -> int:
+        """How many runs there were."""
+        return sum(self.documents.values())
+
+    @property
+    def has_all(self) -> bool:
+        """Whether `traces` holds every run."""
+        return len(self.traces) == self.count
+
+    @property
+    def makespan(self) -> float:
+        """Seconds in which at least one document was in flight."""
+        return self.bounds.makespan
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what bounded the batch, how near it came to that, and what would shorten it."""
+        return draw_batch_verdict(self.bounds, self.count, self.waits)
 
     @property
     def cost(self) -> Cost:
@@ -158,6 +200,7 @@ class BatchTrace:
                 "mean": step.mean,
                 "p50": step.p50,
                 "p95": step.p95,
+                "p99": step.p99,
                 "max": step.max,
                 **{f"{kind}_wait": step.waits[kind] for kind in WAIT_KINDS},
                 "input_tokens": step.input_tokens,
@@ -180,7 +223,7 @@ class Totals:
         {}
     """
 
-    def __init__(self, *, max_samples: int = 1000, max_slowest: int = 100) -> None:
+    def __init__(self, *, max_samples: int = 1000, max_slowest: int = 100, max_spans: int = 10_000) -> None:
         self._max_samples = max_samples
         self._max_slowest = max_slowest
         self._documents: Counter[str] = Counter()
@@ -188,13 +231,19 @@ class Totals:
         self._slowest: list[tuple[float, int, str]] = []
         self._errors: dict[tuple[str, str], _ErrorSums] = {}
         self._notes = ModelNotes()
+        self._timeline = TimelineSums()
+        self._bounds = BoundSums()
+        self._kept = KeptTraces(max_spans)
         self._count = 0
 
     def add(self, trace: Trace) -> None:
-        """Take in the trace of one run; it is not kept."""
+        """Take in the trace of one run; it is kept only as long as there is room."""
         self._count += 1
         self._documents[trace.status or "running"] += 1
         self._notes.add(trace.models, trace.acceptance, trace.hedges)
+        self._bounds.add(trace)
+        self._kept.add(trace)
+        to_wall_time = trace.wall_time - trace.started_at
         # Of two equally slow documents the earlier one stays: the heap drops the later one first.
         entry = (trace.makespan, -self._count, trace.document)
         if len(self._slowest) < self._max_slowest:
@@ -207,6 +256,8 @@ class Totals:
             # A mapped step is its items; one that never had any counts as itself, as skipped or failed.
             if not trace.items(span.step) or span.item is not None:
                 self._step(span.step).add(span)
+            for segment in span.segments:
+                self._timeline.add(segment.kind, segment.start + to_wall_time, segment.end + to_wall_time)
             if span.error is not None and not (span.is_mapped and trace.items(span.step)):
                 key = (span.step, span.error_kind or "")
                 group = self._errors.setdefault(key, _ErrorSums(span.error, trace.document))
@@ -232,6 +283,11 @@ class Totals:
             models=self._notes.history(MAX_POINTS),
             acceptance=self._notes.acceptance(),
             hedges=self._notes.hedges,
+            started_at=self._bounds.started_at,
+            ended_at=self._bounds.ended_at,
+            timeline=self._timeline.result(),
+            bounds=self._bounds.result(),
+            traces=self._kept.result(),
         )
 
     def _step(self, name: str) -> _StepSums:
@@ -259,9 +315,10 @@ class _StepSums:
         self._total = self._max = 0.0
         self._waits = dict.fromkeys(WAIT_KINDS, 0.0)
         self._cost = Cost()
-        self._max_samples = max_samples
-        self._sample: list[float] = []
-        self._random = random.Random(f"durations of {name}")
+        self._busy = 0.0
+        self._origins: Counter[Origin] = Counter()
+        self._durations = _Sample(max_samples, f"durations of {name}")
+        self._first_tokens = _Sample(max_samples, f"first tokens of {name}")
 
     def add(self, span: Span) -> None:
         self._outcomes[span.outcome or "running"] += 1
@@ -270,6 +327,12 @@ class _StepSums:
         for segment in span.segments:
             if segment.kind in self._waits:
                 self._waits[segment.kind] += segment.duration
+            elif segment.kind != "validate":
+                self._busy += segment.duration
+                if segment.first_token_at is not None:
+                    self._first_tokens.add(segment.first_token_at - segment.start)
+        if span.outcome == "completed":
+            self._origins[span.origin] += 1
         if span.usage is not None:
             self._input_tokens += span.usage.input_tokens or 0
             self._output_tokens += span.usage.output_tokens or 0
@@ -279,19 +342,10 @@ class _StepSums:
             self._ready += 1
             self._total += span.duration
             self._max = max(self._max, span.duration)
-            self._keep(span.duration)
-
-    def _keep(self, duration: float) -> None:
-        """Keep each duration with the same chance, however many there are: reservoir sampling."""
-        if len(self._sample) < self._max_samples:
-            self._sample.append(duration)
-            return
-        index = self._random.randrange(self._ready)
-        if index < self._max_samples:
-            self._sample[index] = duration
+            self._durations.add(span.duration)
 
     def result(self) -> StepTotals:
-        ordered = sorted(self._sample)
+        ordered, first_tokens = self._durations.ordered(), self._first_tokens.ordered()
         outcomes = self._outcomes
         return StepTotals(
             step=self._name,
@@ -307,12 +361,38 @@ class _StepSums:
             mean=self._total / self._ready if self._ready else 0.0,
             p50=_percentile(ordered, 0.5),
             p95=_percentile(ordered, 0.95),
+            p99=_percentile(ordered, 0.99),
             max=self._max,
             waits=dict(self._waits),
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
             cost=self._cost,
+            busy=self._busy,
+            first_token=_percentile(first_tokens, 0.5) if first_tokens else None,
+            origins=dict(self._origins),
         )
+
+
+class _Sample:
+    """Keep each of many numbers with the same chance, however many there are: reservoir sampling."""
+
+    def __init__(self, max_size: int, seed: str) -> None:
+        self._max_size = max_size
+        self._count = 0
+        self._kept: list[float] = []
+        self._random = random.Random(seed)
+
+    def add(self, number: float) -> None:
+        self._count += 1
+        if len(self._kept) < self._max_size:
+            self._kept.append(number)
+            return
+        index = self._random.randrange(self._count)
+        if index < self._max_size:
+            self._kept[index] = number
+
+    def ordered(self) -> list[float]:
+        return sorted(self._kept)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

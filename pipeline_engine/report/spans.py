@@ -17,7 +17,9 @@ __all__ = [
     "QUEUE_KINDS",
     "SEGMENT_KINDS",
     "WAIT_KINDS",
+    "Origin",
     "OutcomeName",
+    "SecondCall",
     "Segment",
     "SegmentKind",
     "Span",
@@ -48,6 +50,9 @@ call that warms the cache, the validation of its output, the journal that writes
 the document is still this process's own."""
 OutcomeName = Literal["completed", "failed", "skipped", "stopped", "dropped"]
 """How a step or item ended."""
+Origin = Literal["executed", "restored", "replayed", "shared"]
+"""Where an output comes from: it was made here; the journal had it; it was made of a reply that the journal had; or
+of the reply to an equal call."""
 
 SEGMENT_KINDS: tuple[SegmentKind, ...] = (
     "slot",
@@ -96,11 +101,33 @@ class Segment:
     """Why the attempt failed."""
     model: str | None = None
     """The model that was called; where two calls were sent, the one whose reply counts."""
+    first_token_at: float | None = None
+    """When the first piece of an attempt's streamed reply came."""
+    usage: Usage | None = None
+    """The tokens of an attempt; None if nobody counted."""
+    cost: Cost | None = None
+    """What an attempt cost; None for a function step, and where nothing was answered."""
 
     @property
     def duration(self) -> float:
         """The seconds from start to end."""
         return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class SecondCall:
+    """A call that was sent beside an attempt's first one, which took unusually long. It belongs to no segment."""
+
+    attempt: int
+    """The attempt that it was sent for."""
+    start: float
+    """When it was sent, on the engine's clock."""
+    end: float
+    """When it had answered, or was given up."""
+    model: str
+    """The model that was called."""
+    has_won: bool
+    """Whether its reply is the one that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +172,10 @@ class Span:
     """The model that answered last, or was called last; of a mapped step the commonest."""
     width: int | None = None
     """The number of items of a mapped step."""
+    origin: Origin = "executed"
+    """Where its output comes from; of a mapped step, where those of all its items do, else "executed"."""
+    second_calls: tuple[SecondCall, ...] = ()
+    """The calls that were sent beside slow ones, in the order of time."""
 
     @property
     def name(self) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline_engine.errors import ProviderError
+from pipeline_engine.errors import EarlierError, ProviderError
 from pipeline_engine.report.bounds import Bounds, draw_verdict, find_bounds, find_critical_path
 from pipeline_engine.report.models import Acceptance, Hedges, ModelHistory, ModelNotes
-from pipeline_engine.report.spans import SEGMENT_KINDS, WAIT_KINDS, Segment, SegmentKind, Span
+from pipeline_engine.report.spans import SEGMENT_KINDS, WAIT_KINDS, SecondCall, Segment, SegmentKind, Span
 from pipeline_engine.text import one_line
 from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Skipped
 from pipeline_engine.values.records import (
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline_engine.report.models import BreakerChange, Cooldown, LimitPoint
-    from pipeline_engine.report.spans import OutcomeName
+    from pipeline_engine.report.spans import Origin, OutcomeName
     from pipeline_engine.values.outcomes import Outcome
-    from pipeline_engine.values.records import Fault, Outline, QueueCause, Record, Status
+    from pipeline_engine.values.records import Outline, QueueCause, Record, Status
     from pipeline_engine.values.usage import Usage
 
-__all__ = ["Trace"]
+__all__ = ["SpanDraft", "Trace", "span_of"]
 
 _MAX_ERROR_WIDTH = 400
 _OF_SPANS = (
@@ -61,6 +61,8 @@ _OF_SPANS = (
     QueueLeft,
     RepairAsked,
     OutputJudged,
+    OutputRestored,
+    HedgeStarted,
     HedgeFinished,
 )
 """The records of a step or item, the commonest first."""
@@ -158,7 +160,7 @@ class Trace:
             found = "there are none" if started is None else f"these begin with {type(started).__name__}"
             reason = f"the records of a run begin with RunStarted, but {found}. Hand in the whole stream."
             raise ValueError(reason)  # a stream cut at its front is a wrong value
-        drafts: dict[tuple[str, int | None], _Draft] = {}
+        drafts: dict[tuple[str, int | None], SpanDraft] = {}
         widths: dict[str, int] = {step.name: 0 for step in started.outline.steps if step.each is not None}
         last_at = started.at
         finished: RunFinished | None = None
@@ -176,7 +178,7 @@ class Trace:
                 key = (record.step, record.item)
                 draft = drafts.get(key)
                 if draft is None:
-                    draft = drafts[key] = _Draft(record.step, record.item)
+                    draft = drafts[key] = SpanDraft(record.step, record.item)
                 draft.read(record)
         spans = _finish(drafts, widths, last_at)
         items: dict[str, list[Span]] = {}
@@ -375,7 +377,7 @@ class Trace:
         )
 
 
-class _Draft:
+class SpanDraft:
     """Follow the records of one step or item, and keep what its span will say."""
 
     def __init__(self, step: str, item: int | None) -> None:
@@ -395,6 +397,9 @@ class _Draft:
         self._open_attempt: int | None = None
         self._open_model: str | None = None
         self._has_failed = False
+        self.origin: Origin = "executed"
+        self.second_calls: list[SecondCall] = []
+        self._open_call: HedgeStarted | None = None
 
     def read(self, record: Record) -> None:
         """Take one record in: it closes the open segment at its own instant and opens the next."""
@@ -417,12 +422,20 @@ class _Draft:
             self._close(at)
             self.attempts += 1
             self.model = record.model or self.model
+            # A replayed reply serves as a shared one does, but it was kept.
+            self.origin = "replayed" if record.is_replayed else "shared" if record.is_shared else "executed"
             if self.started_at is None:
                 self.started_at = at
             self._open("attempt", record.attempt, record.model)
+        elif isinstance(record, HedgeStarted):
+            self._open_call = record
         elif isinstance(record, HedgeFinished):
             self._pay(record.cost)
-        elif isinstance(record, OutputRestored) or (isinstance(record, OutputJudged) and record.is_accepted):
+            if record.is_second:
+                self._end_second_call(at, has_won=False)
+        elif isinstance(record, OutputRestored):
+            self.origin = "restored"
+        elif isinstance(record, OutputJudged) and record.is_accepted:
             pass  # nothing is waited for
         else:
             self._close(at)
@@ -434,11 +447,18 @@ class _Draft:
         # Of two calls the one counts whose reply is used, though it was sent to another model.
         self._open_model = record.model or self._open_model
         self.model = record.model or self.model
-        self._close(record.at, record.fault)
+        self._close(record.at, record)
+        # An attempt names a model of its own only where the second call's reply counts.
+        self._end_second_call(record.at, has_won=record.model is not None)
         self._open("validate", record.attempt)
         if record.usage is not None:
             self.usage = record.usage if self.usage is None else self.usage + record.usage
         self._pay(record.cost)
+
+    def _end_second_call(self, at: float, *, has_won: bool) -> None:
+        call, self._open_call = self._open_call, None
+        if call is not None:
+            self.second_calls.append(SecondCall(call.attempt, call.at, at, call.model, has_won))
 
     def _pay(self, cost: Cost | None) -> None:
         if cost is not None:
@@ -464,22 +484,29 @@ class _Draft:
         """End what is still open: the run goes on, or its stream was cut."""
         if self.finished is None:
             self._close(at)
+            self._end_second_call(at, has_won=False)
 
     def _open(self, kind: SegmentKind, attempt: int | None = None, model: str | None = None) -> None:
         self._open_kind, self._open_attempt, self._open_model = kind, attempt, model
 
-    def _close(self, at: float, fault: Fault | None = None) -> None:
+    def _close(self, at: float, attempt: AttemptFinished | None = None) -> None:
         if self.ready_at is None:
             return
         if at > self._mark:
-            self.segments.append(Segment(self._open_kind, self._mark, at, self._open_attempt, fault, self._open_model))
+            place = (self._open_kind, self._mark, at, self._open_attempt)
+            if attempt is None:
+                segment = Segment(*place, None, self._open_model)
+            else:
+                told = (attempt.first_token_at, attempt.usage, attempt.cost)
+                segment = Segment(*place, attempt.fault, self._open_model, *told)
+            self.segments.append(segment)
             self._mark = at
 
 
 def _finish(
-    drafts: Mapping[tuple[str, int | None], _Draft], widths: Mapping[str, int], last_at: float
+    drafts: Mapping[tuple[str, int | None], SpanDraft], widths: Mapping[str, int], last_at: float
 ) -> tuple[Span, ...]:
-    items: dict[str, list[_Draft]] = {}
+    items: dict[str, list[SpanDraft]] = {}
     for draft in drafts.values():
         draft.close_open_at(last_at)
         if draft.item is not None:
@@ -497,12 +524,15 @@ def _finish(
             draft.usage = _sum_usage(item.usage for item in own_items)
             draft.cost = sum((item.cost for item in own_items), draft.cost)
             draft.model = models.most_common(1)[0][0] if models else None
+            origins = {item.origin for item in own_items}
+            draft.origin = origins.pop() if len(origins) == 1 else "executed"
         width = max(widths.get(draft.step, 0), len(items.get(draft.step, []))) if is_mapped else None
-        spans.append(_span(draft, last_at, width))
+        spans.append(span_of(draft, last_at, width))
     return tuple(spans)
 
 
-def _span(draft: _Draft, last_at: float, width: int | None) -> Span:
+def span_of(draft: SpanDraft, last_at: float, width: int | None) -> Span:
+    """Return a draft as a span; `width` is the number of items of a mapped step."""
     outcome = None if draft.finished is None else draft.finished.outcome
     error = outcome.error if isinstance(outcome, Failed | Dropped) else None
     return Span(
@@ -516,13 +546,15 @@ def _span(draft: _Draft, last_at: float, width: int | None) -> Span:
         unblocked_by=draft.unblocked_by,
         attempts=draft.attempts,
         segments=tuple(draft.segments),
-        error=None if error is None else one_line(f"{type(error).__name__}: {error}", _MAX_ERROR_WIDTH),
+        error=None if error is None else one_line(f"{_error_name(error)}: {error}", _MAX_ERROR_WIDTH),
         error_kind=None if error is None else _error_kind(error),
         because=None if outcome is None else _reason(outcome),
         usage=draft.usage,
         cost=draft.cost,
         model=draft.model,
         width=width,
+        origin=draft.origin,
+        second_calls=tuple(draft.second_calls),
     )
 
 
@@ -542,7 +574,13 @@ def _reason(outcome: Outcome[object]) -> str | None:
     return one_line(outcome.because if isinstance(outcome, Skipped) else outcome.reason, _MAX_ERROR_WIDTH)
 
 
+def _error_name(error: Exception) -> str:
+    return error.kind if isinstance(error, EarlierError) else type(error).__name__
+
+
 def _error_kind(error: Exception) -> str:
+    if isinstance(error, EarlierError):
+        return one_line(error.provider_kind or error.kind)
     return one_line(error.kind) if isinstance(error, ProviderError) else type(error).__name__
 
 

@@ -20,7 +20,16 @@ from pipeline_engine.resilience.governor import Credential, Governor
 from pipeline_engine.resilience.ledger import Ledger
 from pipeline_engine.schedule import BoundBudget, BoundModel, Candidate, PlanEstimates, PlanKeys
 from pipeline_engine.text import sentence_list
-from pipeline_engine.values import CompletionModel, Cost, EmbeddingModel, Problem, StreamingModel, Usage
+from pipeline_engine.values import (
+    CompletionModel,
+    Cost,
+    EmbeddingModel,
+    Outline,
+    OutlineModel,
+    Problem,
+    StreamingModel,
+    Usage,
+)
 
 __all__ = ["BoundPlan", "ModelPool", "Models"]
 
@@ -64,9 +73,11 @@ class ModelPool:
             return bound
         if not isinstance(model, type) and isinstance(model, CompletionModel | EmbeddingModel):
             name = str(getattr(model, "name", type(model).__name__))
+            timeout = getattr(model, "timeout", None)
             return BoundModel(
                 name,
                 model,
+                timeout if isinstance(timeout, Timeout) else None,
                 price=_own_price(model),
                 can_stream=isinstance(model, StreamingModel),
                 governor=self._govern_object(name, model),
@@ -226,11 +237,12 @@ def _identity_of(name: str, model: object) -> str:
 
 
 def _own_price(model: object) -> Pricing | None:
-    """Return how to price the calls of an object that says its price, as any model may do."""
+    """Return how to price the calls of an object that says its price, or how it is priced, as any model may do."""
     price = getattr(model, "price", None)
-    if not isinstance(price, Price):
-        return None
-    return lambda usage, _model: price.cost(usage)
+    if isinstance(price, Price):
+        return lambda usage, _model: price.cost(usage)
+    pricing: Pricing | None = getattr(model, "pricing", None)
+    return pricing if callable(pricing) else None
 
 
 def _price_of(model: Model, opened: object) -> Pricing | None:
@@ -272,6 +284,8 @@ class BoundPlan:
     estimates: PlanEstimates = field(repr=False)
     """What the steps have taken so far, over all runs."""
     pool: ModelPool = field(repr=False)
+    outline: Outline = field(repr=False)
+    """The plan's outline, with the models that its steps are bound to."""
     _keys: list[PlanKeys] = field(default_factory=list, repr=False)
 
     @property
@@ -300,7 +314,7 @@ class BoundPlan:
         candidates = tuple(_candidates(step, chains, pool, problems) for step in plan.steps)
         if problems:
             raise PlanError(plan.name, sorted(problems, key=lambda problem: problem.code))
-        return cls(plan, candidates, PlanEstimates(plan), pool)
+        return cls(plan, candidates, PlanEstimates(plan), pool, _outline(plan, candidates))
 
     def budget(self, budget: Budget | None, of: str) -> BoundBudget | None:
         """Open the books of a budget for runs of this plan.
@@ -324,6 +338,30 @@ class BoundPlan:
         if problems:
             raise PlanError(self.plan.name, problems)
         return BoundBudget(Ledger(budget, of), instead[0] if instead else None)
+
+
+def _outline(plan: Plan, candidates: Sequence[Sequence[Candidate | None]]) -> Outline:
+    chains = [[bound for bound in chain if isinstance(bound, BoundModel)] for chain in candidates]
+    steps = tuple(
+        step._replace(models=tuple(dict.fromkeys(bound.name for bound in chain)))
+        for step, chain in zip(plan.outline.steps, chains, strict=True)
+    )
+    # Of two models with one name, which differ in their keys or addresses, the first one speaks for both.
+    models = {bound.name: _outline_model(bound) for chain in reversed(chains) for bound in reversed(chain)}
+    return plan.outline._replace(steps=steps, models=tuple(models[name] for name in sorted(models)))
+
+
+def _outline_model(bound: BoundModel) -> OutlineModel:
+    limits = (bound.governor.limits if bound.governor is not None else None) or Limits()
+    return OutlineModel(
+        bound.name,
+        limits.rpm,
+        limits.tpm,
+        limits.max_concurrency,
+        limits.requests_at_once,
+        limits.tokens_at_once,
+        limits.adaptive,
+    )
 
 
 def _is_priced(model: BoundModel) -> bool:

@@ -35,9 +35,12 @@ from pipeline_engine.values import (
     Dropped,
     Ended,
     Failed,
+    ProgressTold,
+    RunRecorded,
     Skipped,
     Stopped,
     Suspected,
+    pack_records,
 )
 
 if TYPE_CHECKING:
@@ -310,14 +313,17 @@ class DurableBatch:
             bound.run,
             self._now(),
         )
+        told = RunRecorded(
+            bound.pipeline, bound.document, bound.run, self.batch, pack_records(result.records), self._now()
+        )
         # Replies that have led to a failure serve no further try. A dropped item is not tried again: its reply stays.
         outcomes = result.state.outcomes
         void = [key for step, keys in bound.spoilt if not isinstance(outcomes[step], Completed) for key in keys]
         is_over = bool(void) and status != "queued"
-        entries = [CallsVoided(bound.pipeline, bound.document, tuple(void)), entry] if is_over else [entry]
+        voided = [CallsVoided(bound.pipeline, bound.document, tuple(void))] if is_over else []
         # Bounded: a journal that hangs must not keep somebody here who wants to leave.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
-            return (await self.journal.write(*entries))[-1] is not False
+            return (await self.journal.write(*voided, told, entry))[-1] is not False
         return True  # nobody can tell
 
     async def refuse(self, key: str, error: Exception, run: str) -> None:
@@ -331,6 +337,10 @@ class DurableBatch:
         if isinstance(answer, Claimed):
             outcomes = {"error": [type(error).__name__, str(error)]}
             await self.journal.write(self._ended(claim, answer.fence, "failed", outcomes, str(error), run))
+
+    def tell(self, progress: Mapping[str, Any]) -> None:
+        """Keep how far this process has come with the batch, in JSON's types, for those who watch it."""
+        self.journal.submit([ProgressTold(self.batch, json_bytes(dict(progress)), self._now())])
 
     async def finish(self, counts: Mapping[str, int], *, is_done: bool) -> None:
         """Keep how the batch ended.

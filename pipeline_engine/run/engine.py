@@ -509,7 +509,7 @@ class Engine:
                     budget.ledger.charge(Amount(admitted.spent_usd, admitted.spent_tokens))
         records: list[Record] = []
         now = self._scheduler.now()
-        started = RunStarted(now, run_id, key, plan.outline, self._wall_time_at_zero + now, self.capacity)
+        started = RunStarted(now, run_id, key, bound.outline, self._wall_time_at_zero + now, self.capacity)
         readers = [_guarded(sink, started) for sink in self._sinks]
         if follower is not None:
             readers.append(follower.read)

@@ -23,8 +23,10 @@ from pipeline_engine.values.journal import (
     Journal,
     OnChange,
     OutputAccepted,
+    ProgressTold,
     Redo,
     ReplyCached,
+    RunRecorded,
     SavedCall,
     SavedOutput,
     Suspected,
@@ -42,6 +44,7 @@ from pipeline_engine.values.models import (
 )
 from pipeline_engine.values.outcomes import Completed, Dropped, Failed, Outcome, Skipped, Stopped
 from pipeline_engine.values.problems import Problem
+from pipeline_engine.values.recording import pack_records, unpack_records
 from pipeline_engine.values.records import (
     AttemptFinished,
     AttemptStarted,
@@ -54,6 +57,7 @@ from pipeline_engine.values.records import (
     HedgeStarted,
     LimitChanged,
     Outline,
+    OutlineModel,
     OutlineStep,
     OutputJudged,
     OutputRestored,
@@ -121,12 +125,14 @@ __all__ = [
     "OnChange",
     "Outcome",
     "Outline",
+    "OutlineModel",
     "OutlineStep",
     "OutputAccepted",
     "OutputJudged",
     "OutputRestored",
     "Part",
     "Problem",
+    "ProgressTold",
     "Prompt",
     "QueueCause",
     "QueueLeft",
@@ -139,6 +145,7 @@ __all__ = [
     "Request",
     "Restarted",
     "RunFinished",
+    "RunRecorded",
     "RunStarted",
     "SavedCall",
     "SavedOutput",
@@ -159,4 +166,6 @@ __all__ = [
     "WaitEnded",
     "WaitStarted",
     "current_step",
+    "pack_records",
+    "unpack_records",
 ]

@@ -36,8 +36,10 @@ __all__ = [
     "Journal",
     "OnChange",
     "OutputAccepted",
+    "ProgressTold",
     "Redo",
     "ReplyCached",
+    "RunRecorded",
     "SavedCall",
     "SavedOutput",
     "Suspected",
@@ -294,6 +296,27 @@ class BatchEnded(NamedTuple):
     at: float
 
 
+class RunRecorded(NamedTuple):
+    """A run is over: these are its records, for those who want to see where the time went."""
+
+    pipeline: str
+    document: str
+    run: str
+    batch: str
+    records: bytes
+    """What `pack_records` has made of them."""
+    at: float
+
+
+class ProgressTold(NamedTuple):
+    """A batch goes on: this is how far this process has come with it, for those who watch."""
+
+    batch: str
+    progress: bytes
+    """As JSON; it takes the place of what was told before."""
+    at: float
+
+
 class ReplyCached(NamedTuple):
     """A reply may serve equal calls of other documents and pipelines."""
 
@@ -330,6 +353,8 @@ Entry = (
     | DocumentEnded
     | BatchBegun
     | BatchEnded
+    | RunRecorded
+    | ProgressTold
     | ReplyCached
     | FindReply
 )

@@ -43,6 +43,7 @@ __all__ = [
     "HedgeStarted",
     "LimitChanged",
     "Outline",
+    "OutlineModel",
     "OutlineStep",
     "OutputJudged",
     "OutputRestored",
@@ -81,6 +82,26 @@ class OutlineStep(NamedTuple):
     """The name of what it is mapped over."""
     is_on_demand: bool = False
     """Whether it runs only when another step falls back to it."""
+    models: tuple[str, ...] = ()
+    """The models that it is bound to, in the order in which they are tried."""
+
+
+class OutlineModel(NamedTuple):
+    """Describe how much a model may be asked, as it was declared. None is "as much as one likes"."""
+
+    name: str
+    rpm: float | None = None
+    """Requests per minute."""
+    tpm: float | None = None
+    """Tokens per minute."""
+    max_concurrency: int | None = None
+    """Requests in flight at once."""
+    burst_requests: float = 0.0
+    """Requests that may start at once after idling."""
+    burst_tokens: float = 0.0
+    """Tokens that may be reserved at once after idling."""
+    is_adaptive: bool = False
+    """Whether it finds by itself how many requests it bears at once."""
 
 
 class Outline(NamedTuple):
@@ -90,6 +111,8 @@ class Outline(NamedTuple):
     inputs: tuple[str, ...]
     steps: tuple[OutlineStep, ...]
     """In an order in which every step stands after its needs."""
+    models: tuple[OutlineModel, ...] = ()
+    """The models that its steps are bound to, by name."""
 
 
 class Fault(NamedTuple):

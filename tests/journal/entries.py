@@ -10,6 +10,7 @@ from pipeline_engine.values import (
     Claim,
     DocumentEnded,
     OutputAccepted,
+    RunRecorded,
 )
 
 PIPELINE = "letters"
@@ -71,6 +72,10 @@ def completed(document, fence=1, at=6.0):
     return DocumentEnded(PIPELINE, document, fence, "completed", b"{}", "", 4.0, b"{}", 42, 0, "run-1", at)
 
 
+def recorded(document, run="run-1", batch="batch-1", at=6.0, records=b"records"):
+    return RunRecorded(PIPELINE, document, run, batch, records, at)
+
+
 def whole_document(document, steps=("title", "summary"), body=b"x" * 300):
     """Return what is told of one document, a group for each time that the journal is called."""
     yield [claim(document)]
@@ -78,4 +83,4 @@ def whole_document(document, steps=("title", "summary"), body=b"x" * 300):
         yield [sent(document, step)]
         yield [finished(document, step, reply=b'{"text": "' + body + b'"}')]
         yield [accepted(document, step, output=b'"' + body + b'"')]
-    yield [completed(document)]
+    yield [recorded(document), completed(document)]

@@ -31,6 +31,7 @@ from tests.journal.entries import begun, whole_document
 from tests.journal.sqlite_of_apsw import ApswConnection
 
 NAME = "runs.db"
+NEXT = len(MIGRATIONS) + 1
 NEXT_VERSION = "create table notes(document text not null); alter table documents add column colour text;"
 SECTOR = 512
 _TABLES = (
@@ -40,6 +41,7 @@ _TABLES = (
     "select document, step, attempt from attempts order by document, step, attempt",
     "select worker, is_open, beat from workers order by worker",
     "select batch, state from batches order by batch",
+    "select document, run, records from runs order by document, run",
 )
 
 
@@ -47,7 +49,7 @@ def state_of(connection):
     """Return what a journal holds: its version, and a hash of its rows; None before it exists."""
     version = connection.execute("pragma user_version").fetchone()[0]
     has_notes = bool(connection.execute("select 1 from sqlite_master where name = 'notes'").fetchall())
-    if has_notes != (version == 2):
+    if has_notes != (version == NEXT):
         return "between two versions"
     rows = [connection.execute(table).fetchall() for table in _TABLES]
     return version, sha256(repr(rows).encode()).hexdigest()

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from pipeline_engine.errors import JournalClosedError, JournalDataError
-from pipeline_engine.journal import MemoryJournal
+from pipeline_engine.journal import MemoryJournal, read_journal
 from pipeline_engine.values import (
     AttemptEnded,
     AttemptSent,
@@ -19,7 +19,9 @@ from pipeline_engine.values import (
     Claimed,
     Ended,
     FindReply,
+    ProgressTold,
     ReplyCached,
+    RunRecorded,
     SavedCall,
     SavedOutput,
     Suspected,
@@ -663,3 +665,26 @@ async def test_a_group_is_written_whole_or_not_at_all(kept):
     assert kept.sql("select count(*) from calls") == [(0,)]
     assert kept.sql("select count(*) from step_outputs") == [(0,)]
     assert kept.sql("select status from documents") == [("processing",)]
+
+
+async def test_progress_is_the_last_word_of_each_process(kept):
+    """Whoever watches wants to know how far it is, not how far it was."""
+    with kept.opened() as journal:
+        for at, finished in ((1.0, 3), (2.0, 7)):
+            await journal.write(ProgressTold("batch-1", json.dumps({"finished": finished}).encode(), at))
+        await journal.write(ProgressTold("batch-2", b"{}", 3.0))
+        with read_journal(kept.place) as reader:
+            assert reader.progress("batch-1") == [(journal.worker, {"finished": 7}, 2.0)]
+            assert reader.progress("batch-3") == []
+
+
+async def test_a_run_is_kept_once_under_any_names(kept):
+    """What is told again after a lost connection is the same run; and names are whatever people call things."""
+    runs = [RunRecorded("letters", name, f"run of {name}", f"batch of {name}", b"\0records", 5.0) for name in HOSTILE]
+    with kept.opened() as journal:
+        for _ in range(2):
+            await journal.write(*runs)
+        with read_journal(kept.place) as reader:
+            found = [list(reader.runs(f"batch of {name}")) for name in HOSTILE]
+            assert found == [[(name, f"run of {name}", 5.0, b"\0records")] for name in HOSTILE]
+            assert [list(reader.runs_of("letters", name)) for name in HOSTILE] == found

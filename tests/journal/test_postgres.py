@@ -408,19 +408,19 @@ def test_a_migration_happens_whole_or_not_at_all(postgres, monkeypatch):
     with opened(postgres) as store:
         tell(store)
     before = tables(postgres)
-    first = module.MIGRATIONS[0]
-    monkeypatch.setattr(module, "VERSION", 2)
-    monkeypatch.setattr(module, "MIGRATIONS", (first, "alter table calls add note {text}; create nonsense"))
+    known, version = module.MIGRATIONS, module.VERSION
+    monkeypatch.setattr(module, "VERSION", version + 1)
+    monkeypatch.setattr(module, "MIGRATIONS", (*known, "alter table calls add note {text}; create nonsense"))
     with pytest.raises(JournalFileError, match="syntax error"):
         PostgresStore(postgres, "shown", "worker-2")
     kept = Kept(PostgresJournal(postgres))
     columns = "select count(*) from information_schema.columns where table_name = 'calls' and column_name = 'note'"
-    assert (kept.sql(columns), kept.sql("select max(version) from schema_version")) == ([(0,)], [(1,)])
+    assert (kept.sql(columns), kept.sql("select max(version) from schema_version")) == ([(0,)], [(version,)])
 
-    monkeypatch.setattr(module, "MIGRATIONS", (first, "alter table calls add note {text}"))
+    monkeypatch.setattr(module, "MIGRATIONS", (*known, "alter table calls add note {text}"))
     PostgresStore(postgres, "shown", "worker-2").close()
 
-    assert (kept.sql(columns), kept.sql("select max(version) from schema_version")) == ([(1,)], [(2,)])
+    assert (kept.sql(columns), kept.sql("select max(version) from schema_version")) == ([(1,)], [(version + 1,)])
     assert tables(postgres) == before
 
 

@@ -9,11 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_engine import Completion, Document, Embeddings, MemoryJournal, Pipeline, Usage, run_batch, run_pipeline
+from pipeline_engine import (
+    Completion,
+    Document,
+    Embeddings,
+    MemoryJournal,
+    Pipeline,
+    Usage,
+    iter_batch,
+    run_batch,
+    run_pipeline,
+)
 from pipeline_engine.errors import JournalFileError
 from pipeline_engine.journal import batch_results, journal_place, read_journal
 from pipeline_engine.journal.rows import SqliteRows, bodies, pages
+from pipeline_engine.report import Trace
 from pipeline_engine.schedule import unpack_prompt
+from pipeline_engine.values import unpack_records
 from tests.behaviour.paying import PaidModel
 
 LONG = "A sentence of the document. " * 40
@@ -88,6 +100,31 @@ def test_a_batch_tells_its_counts_and_what_it_has_spent(journal, reader):
     assert batch.cost.usd == 12.0
     assert batch.tokens == 12_000_000
     json.dumps(batch.told())
+
+
+def test_a_run_comes_back_as_the_trace_that_it_was(journal, reader):
+    """A report made next month shows what one made on the spot would have shown, failures and all."""
+    documents = [Document(name, {"document": name}) for name in ("a", "b", "bad")]
+    with iter_batch(pipeline_of_notes(), documents, models=model(failing_on("bad")), journal=journal) as results:
+        traces = {result.document: result.trace for result in results}
+
+    found = reader()
+    batch = found.batch("last")
+    runs = list(found.runs(batch.batch))
+
+    assert {run.document: Trace.from_records(unpack_records(run.records)) for run in runs} == traces
+    assert [run.run for run in found.runs_of(batch.pipeline, "bad")] == [traces["bad"].run_id]
+    assert list(found.runs("another batch")) == []
+
+
+def test_what_was_restored_leaves_no_run_behind(journal, reader):
+    """A batch that found all done has taken no time: its report has nothing to draw."""
+    documents = [Document(name, {"document": name}) for name in ("a", "b")]
+    for _ in range(2):
+        run_batch(pipeline_of_notes(), documents, models=model(), journal=journal)
+
+    found = reader()
+    assert [len(list(found.runs(batch.batch))) for batch in found.batches()] == [0, 2]
 
 
 def test_batches_are_found_by_the_beginning_of_their_id(journal, reader):
