@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check servers kills bench bench-calls endless docs-check clean
+.PHONY: help demo test check servers kills bench bench-calls endless docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -23,6 +23,10 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 
 $(VENV)/bench.stamp: $(VENV)/demo.stamp
 	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 demo: $(VENV)/demo.stamp  ## Run the document pipeline over this repository's own docs, offline
@@ -53,5 +57,8 @@ bench-calls: $(VENV)/bench.stamp  ## Print what calls cost under load, up to 10,
 endless: $(VENV)/bench.stamp  ## Print what a million documents leave behind in memory: a quarter of an hour
 	$(BIN)/python -m tests.benchmarks endless
 
+docs: $(VENV)/docs.stamp  ## Build these pages and the docstrings as a site, in site/, and follow its links
+	$(BIN)/python -m tests.site
+
 clean:  ## Remove what was made
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
