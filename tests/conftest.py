@@ -1,12 +1,10 @@
-"""Fixtures for all tests: the virtual clock, a PostgreSQL server, and recorded data where there is some."""
+"""Fixtures for all tests: a PostgreSQL server, and recorded data where there is some. The plugin has the clock."""
 
 import gc
 import os
 from pathlib import Path
 
 import pytest
-import trio
-import trio.testing
 from hypothesis import settings
 
 from tests.postgres_server import running_postgres
@@ -22,12 +20,6 @@ def pytest_collection_finish(session):
     del session
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def virtual_clock():
-    """Jump to the next deadline whenever everything waits: hours pass in milliseconds, exactly."""
-    return trio.testing.MockClock(autojump_threshold=0)
 
 
 @pytest.fixture(scope="session")

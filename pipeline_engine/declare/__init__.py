@@ -1,6 +1,15 @@
 """What a user writes: the pipeline, its steps, roles and policies. Nothing here runs anything."""
 
 from pipeline_engine.declare.budget import Budget
+from pipeline_engine.declare.latencies import (
+    Constant,
+    Distribution,
+    Empirical,
+    LogNormal,
+    Uniform,
+    as_distribution,
+    parse_distribution,
+)
 from pipeline_engine.declare.limits import Breaker, Limits
 from pipeline_engine.declare.pipeline import Included, IncludedEach, Pipeline
 from pipeline_engine.declare.policies import (
@@ -36,8 +45,11 @@ __all__ = [
     "Breaker",
     "Budget",
     "Cache",
+    "Constant",
+    "Distribution",
     "Drop",
     "EffectivePolicy",
+    "Empirical",
     "Executor",
     "Hedge",
     "Included",
@@ -45,6 +57,7 @@ __all__ = [
     "Inherit",
     "Kind",
     "Limits",
+    "LogNormal",
     "Model",
     "ModelChain",
     "Pipeline",
@@ -57,9 +70,12 @@ __all__ = [
     "Scope",
     "Step",
     "Timeout",
+    "Uniform",
     "Warm",
     "WhenOpen",
+    "as_distribution",
     "as_messages",
     "effective_policy",
+    "parse_distribution",
     "use",
 ]

@@ -19,6 +19,7 @@ from pipeline_engine.declare.policies import (
 )
 from pipeline_engine.declare.roles import Role
 from pipeline_engine.declare.steps import NO_DEFAULT, Executor, PromptStep, Scope, Step, declared_names
+from pipeline_engine.values.painting import painted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -141,6 +142,9 @@ class Pipeline:
     def __repr__(self) -> str:
         names = [step.name for step in self._steps]
         return f"Pipeline({self.name!r}, inputs={sorted(self.inputs)}, steps={names})"
+
+    def _repr_html_(self) -> str:
+        return painted(self, "pipeline_engine.report.notebook:pipeline_html")
 
     @overload
     def llm(

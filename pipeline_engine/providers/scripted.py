@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 import trio
 from pydantic_core import to_json
 
-from pipeline_engine.declare import Breaker, Limits, Price
+from pipeline_engine.declare import Breaker, Distribution, Limits, Price
 from pipeline_engine.errors import RejectedError
 from pipeline_engine.values import Completion, Embeddings, Timings, Usage, current_step
 
 if TYPE_CHECKING:
     from pipeline_engine.values import Finish, Request, StepContext, TakePiece
 
-__all__ = ["InTurn", "Reply", "ScriptedModel", "in_turn"]
+__all__ = ["Fault", "InTurn", "Reply", "ScriptedModel", "in_turn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A failure: an error made anew for each call that it meets, in the name of the model that is called."""
+
+    error: Callable[[str], Exception]
+    """Makes the error from the model's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class Reply:
 
     answer: Any = None
     """The output: text, anything that has a JSON form, or an exception to raise."""
-    latency: float | None = None
+    latency: float | Distribution | None = None
     """Seconds until the reply; if not given those of its pieces together, or else the model's own latency."""
     finish: Finish = "stop"
     """Why the reply ends."""
@@ -44,6 +53,11 @@ class Reply:
     """How it comes when it is streamed: for each piece the seconds before it and its text; an empty text is
     thinking. The answer is the pieces put together, if it is None. An exception as the answer breaks off after
     the last piece."""
+    first_token: float | None = None
+    """Seconds until its first piece when it is streamed, where `pieces` say nothing: the others come at even
+    distances in what is left of its latency."""
+    refusal: str | None = None
+    """The model's words, where it refuses to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +80,29 @@ def in_turn(*answers: Any) -> InTurn:
 
 
 Answer = Any
-Latency = float | Mapping[str, float] | Callable[["StepContext"], float]
+Seconds = float | Distribution
+Latency = Seconds | Mapping[str, Seconds] | Callable[["StepContext"], float]
 
 
 class ScriptedModel:
     """Answer from a script, by the name of the step that asks.
 
     An answer is a text, anything with a JSON form (a pydantic model, a dict, a list …), an
-    exception to raise, a `Reply`, `in_turn(…)`, or a function of the request that returns one of
+    exception to raise, a `Fault`, a `Reply`, `in_turn(…)`, or a function of the request that returns one of
     these. The name "*" answers every step that has no answer of its own.
 
     Args:
         script: For each step its answer.
-        latency: Seconds that each reply takes: one number, one for each step, or a function of the
-            running step's context. They pass on trio's clock, so the virtual clock can jump.
+        latency: Seconds that each reply takes: a number or a distribution, one of these for each step, or a
+            function of the running step's context. They pass on trio's clock, so the virtual clock can jump.
         name: The model as `"provider:model"`.
         price: What its tokens cost; nothing if not given.
         max_texts: How many texts one call for vectors may hold.
         limits: How much it may be asked, as with `Model(limits=…)`.
         breaker: When it is left alone after failures, as with `Model(breaker=…)`.
         max_tokens: The cap of its replies that reservations count with.
+        seed: What latencies are drawn by: with the same one each attempt at a step of a document takes the same
+            time, in whichever order they come.
 
     Example:
         >>> from pipeline_engine import Pipeline, run_pipeline
@@ -111,6 +128,7 @@ class ScriptedModel:
         limits: Limits | None = None,
         breaker: Breaker | None = None,
         max_tokens: int | None = None,
+        seed: int = 0,
     ) -> None:
         given: tuple[tuple[object, type], ...] = ((limits, Limits), (breaker, Breaker))
         for value, kind in given:
@@ -124,6 +142,7 @@ class ScriptedModel:
         self.max_texts = max_texts
         self.script = dict(script or {})
         self.latency = latency
+        self.seed = seed
         self.requests: list[Request] = []
         """Every request, in the order of arrival."""
         self.texts: list[list[str]] = []
@@ -175,8 +194,7 @@ class ScriptedModel:
         else:
             text = self._text(reply, request)
             words = re.findall(r"\s*\S+\s*$|\s*\S+", text) or [text]
-            pause = self._seconds(reply, context) / len(words)
-            pieces = [(pause, word) for word in words]
+            pieces = [*zip(_pauses(self._seconds(reply, context), reply.first_token, len(words)), words, strict=True)]
         first_token = None
         for pause, piece in pieces:
             await _pass(pause)
@@ -196,8 +214,7 @@ class ScriptedModel:
         self.texts.append(list(texts))
         context = current_step()
         answer = self._answer(context, lambda: [_hashed(text) for text in texts])
-        answer = self._in_turn(answer, context, list(texts))
-        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        reply = self._replied(self._in_turn(answer, context, list(texts)))
         await _pass(self._seconds(reply, context))
         if isinstance(reply.answer, BaseException):
             raise reply.answer
@@ -206,7 +223,7 @@ class ScriptedModel:
     def _completion(self, reply: Reply, request: Request) -> Completion:
         if isinstance(reply.answer, BaseException):
             raise reply.answer
-        return Completion(self._text(reply, request), reply.finish, reply.usage, self.name)
+        return Completion(self._text(reply, request), reply.finish, reply.usage, self.name, refusal=reply.refusal)
 
     @staticmethod
     def _text(reply: Reply, request: Request) -> str:
@@ -218,11 +235,14 @@ class ScriptedModel:
     def _seconds(self, reply: Reply, context: StepContext) -> float:
         if reply.latency is None and reply.pieces is not None:
             return sum(pause for pause, _piece in reply.pieces)
-        return reply.latency if reply.latency is not None else self._latency(context)
+        return self._latency(context) if reply.latency is None else self._drawn(reply.latency, context)
 
     def _reply(self, request: Request, context: StepContext) -> Reply:
-        answer = self._in_turn(self._answer(context, None), context, request)
-        return answer if isinstance(answer, Reply) else Reply(answer)
+        return self._replied(self._in_turn(self._answer(context, None), context, request))
+
+    def _replied(self, answer: Any) -> Reply:
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        return replace(reply, answer=reply.answer.error(self.name)) if isinstance(reply.answer, Fault) else reply
 
     def _answer(self, context: StepContext, otherwise: Callable[[], Any] | None) -> Any:
         if context.step in self.script:
@@ -255,8 +275,23 @@ class ScriptedModel:
         if callable(self.latency):
             return self.latency(context)
         if isinstance(self.latency, Mapping):
-            return self.latency.get(context.step, self.latency.get("*", 0.0))
-        return self.latency
+            return self._drawn(self.latency.get(context.step, self.latency.get("*", 0.0)), context)
+        return self._drawn(self.latency, context)
+
+    def _drawn(self, latency: Seconds, context: StepContext) -> float:
+        if not isinstance(latency, Distribution):
+            return latency
+        # By the call's own place, and not one after the other: tasks come in an order of trio's own.
+        place = (self.seed, context.document, context.step, context.item, context.attempt)
+        return latency.sample(random.Random(repr(place)))
+
+
+def _pauses(seconds: float, first_token: float | None, count: int) -> list[float]:
+    """Return the seconds before each piece of a reply."""
+    if first_token is None:
+        return [seconds / count] * count
+    others = (seconds - first_token) / max(1, count - 1)
+    return [first_token, *[max(0.0, others)] * (count - 1)]
 
 
 async def _pass(seconds: float) -> None:

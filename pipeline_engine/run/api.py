@@ -16,7 +16,7 @@ from pipeline_engine.values import RUNNING_STEP
 
 if TYPE_CHECKING:
     import asyncio  # noqa: TID251 - a type only: asyncio is imported when somebody uses it
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline_engine.declare import Budget, Pipeline
@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     from pipeline_engine.run.results import RunResult
     from pipeline_engine.run.runner import Runner
     from pipeline_engine.run.trio_thread import TrioThread
-    from pipeline_engine.values import OnChange
+    from pipeline_engine.values import OnChange, Sink
 
-__all__ = ["call_from_anywhere", "engine_for", "run_on_trio", "run_pipeline", "run_pipeline_async"]
+__all__ = [
+    "call_from_anywhere",
+    "engine_for",
+    "is_asyncio_running",
+    "run_on_trio",
+    "run_pipeline",
+    "run_pipeline_async",
+]
 
 T = TypeVar("T")
 
@@ -45,6 +52,7 @@ async def run_pipeline_async(
     models: Models | None = None,
     key: str | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     timeout: float | None = None,
     priority: int = 0,
     budget: Budget | None = None,
@@ -66,6 +74,7 @@ async def run_pipeline_async(
         models: For each role of the pipeline a model, or several that are tried in order.
         key: The document's key; a hash of the inputs if not given.
         capacity: How many attempts may be in flight at once; 64 if not given.
+        sinks: Readers of the run's records, such as `OpenTelemetry()`.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
         budget: Caps what the run may spend.
@@ -79,13 +88,13 @@ async def run_pipeline_async(
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
         InputError: If the inputs do not fit; nothing has run.
-        TypeError: If both `capacity` and `engine` are given.
+        TypeError: If `engine` is given together with `capacity` or `sinks`, which are an engine's own.
         JournalError: If the journal cannot be opened or written: a run does not go on without it.
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
     """
     journal = _held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
-    return await run_on_trio(engine_for, engine, capacity, _run, dag, inputs, **options)
+    return await run_on_trio(engine_for, engine, capacity, sinks, _run, dag, inputs, **options)
 
 
 def run_pipeline(
@@ -95,6 +104,7 @@ def run_pipeline(
     models: Models | None = None,
     key: str | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     timeout: float | None = None,
     priority: int = 0,
     budget: Budget | None = None,
@@ -115,6 +125,7 @@ def run_pipeline(
         models: For each role of the pipeline a model, or several that are tried in order.
         key: The document's key; a hash of the inputs if not given.
         capacity: How many attempts may be in flight at once; 64 if not given.
+        sinks: Readers of the run's records, such as `OpenTelemetry()`.
         timeout: Seconds for the whole run; what has no outcome by then is `Stopped`.
         priority: Higher goes first, where the engine is shared.
         budget: Caps what the run may spend.
@@ -128,7 +139,7 @@ def run_pipeline(
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
         InputError: If the inputs do not fit; nothing has run.
-        TypeError: If both `capacity` and `engine` are given.
+        TypeError: If `engine` is given together with `capacity` or `sinks`, which are an engine's own.
         JournalError: If the journal cannot be opened or written: a run does not go on without it.
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
 
@@ -144,14 +155,14 @@ def run_pipeline(
     journal = _held(journal)
     options = _options(models, key, timeout, priority, budget, estimates, journal, on_change)
     if engine is not None:
-        refuse_capacity(capacity)
+        refuse_own(capacity, sinks)
         if not hasattr(engine, "submit"):
             raise TypeError(
                 f"engine= takes a Runner here, not a {type(engine).__name__}. For an Engine use run_pipeline_async."
             )
         return engine.run(dag, inputs, **options)
     return call_from_anywhere(
-        functools.partial(engine_for, None, capacity, _run, dag, inputs, **options), "run_pipeline"
+        functools.partial(engine_for, None, capacity, sinks, _run, dag, inputs, **options), "run_pipeline"
     )
 
 
@@ -191,27 +202,34 @@ async def _run(engine: Engine, dag: Pipeline | Plan, inputs: Mapping[str, Any], 
     return await engine.run(dag, inputs, **options)
 
 
-def refuse_capacity(capacity: int | None) -> None:
-    """Raise if a capacity is given together with an engine, which has its own.
+def refuse_own(capacity: int | None, sinks: Sequence[Sink]) -> None:
+    """Raise if a capacity or sinks are given together with an engine, which has its own.
 
     Raises:
-        TypeError: If `capacity` is given.
+        TypeError: If `capacity` or `sinks` are given.
     """
     if capacity is not None:
         raise TypeError(
             f"capacity={capacity} was given together with engine=, which has its own. Leave out one of them."
         )
+    if sinks:
+        raise TypeError("sinks= was given together with engine=, which has its own. Give them to the engine instead.")
 
 
 async def engine_for(
-    engine: Engine | None, capacity: int | None, use: Callable[..., Awaitable[T]], *arguments: Any, **options: Any
+    engine: Engine | None,
+    capacity: int | None,
+    sinks: Sequence[Sink],
+    use: Callable[..., Awaitable[T]],
+    *arguments: Any,
+    **options: Any,
 ) -> T:
     """Call `use` with the engine given, else with that of the step that is running here, else with a new one."""
     from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
     from pipeline_engine.schedule import StepRun
 
     if engine is not None:
-        refuse_capacity(capacity)
+        refuse_own(capacity, sinks)
         if not isinstance(engine, Engine):
             raise TypeError(
                 f"engine= takes an Engine here, not a {type(engine).__name__}. "
@@ -219,11 +237,11 @@ async def engine_for(
             )
         return await use(engine, *arguments, **options)
     running = RUNNING_STEP.get()
-    host = running.execution.host if isinstance(running, StepRun) and capacity is None else None
+    host = running.execution.host if isinstance(running, StepRun) and capacity is None and not sinks else None
     # The context of a step also reaches other threads, where its engine is out of reach.
     if isinstance(host, Engine) and host.is_here:
         return await use(host, *arguments, **options)
-    async with Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) as own:
+    async with Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity, sinks=sinks) as own:
         return await use(own, *arguments, **options)
 
 
@@ -237,14 +255,15 @@ async def run_on_trio(function: Callable[..., Awaitable[T]], *arguments: Any, **
 
     if trio.lowlevel.in_trio_run():
         return await function(*arguments, **options)
-    if not _is_asyncio_running():
+    if not is_asyncio_running():
         raise RuntimeError(
             "no event loop is running here. Use run_pipeline(…), or call this from trio or asyncio code."
         )
     return await _from_asyncio(functools.partial(function, *arguments, **options))
 
 
-def _is_asyncio_running() -> bool:
+def is_asyncio_running() -> bool:
+    """Return whether an asyncio loop is running in this thread."""
     asyncio_module = sys.modules.get("asyncio")
     if asyncio_module is None:
         return False
@@ -267,8 +286,13 @@ if hasattr(os, "register_at_fork"):
 
 def _thread() -> TrioThread:
     global _shared_thread  # noqa: PLW0603 - one thread per process, made when it is first needed
+    from pipeline_engine.run.loop import has_clock_of_its_own
     from pipeline_engine.run.trio_thread import TrioThread
 
+    if has_clock_of_its_own():  # the shared thread's clock is real, and stays
+        thread = TrioThread("pipeline_engine trio of a test", is_daemon=True)
+        thread.start()
+        return thread
     with _shared_thread_lock:
         if _shared_thread is None or not _shared_thread.is_open:
             _shared_thread = TrioThread("pipeline_engine trio", is_daemon=True)
@@ -293,7 +317,10 @@ async def _from_asyncio(function: Callable[[], Awaitable[T]]) -> T:
             # Told from inside, so that a cancelled caller waits until everything was cleaned up.
             loop.call_soon_threadsafe(tell)
 
-    future = _thread().submit(perform)
+    thread = _thread()
+    future = thread.submit(perform)
+    if thread is not _shared_thread:
+        thread.end()  # when this has ended
     try:
         return await asyncio.shield(asyncio.wrap_future(future))
     except asyncio.CancelledError:
@@ -310,12 +337,13 @@ def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
     """Run an async function to its end from sync code, whatever is running around it."""
     import trio
 
+    from pipeline_engine.run.loop import run_loop
     from pipeline_engine.run.trio_thread import TrioThread
 
     if RUNNING_STEP.get() is not None and _is_worker_thread():
         return trio.from_thread.run(function)
-    if not trio.lowlevel.in_trio_run() and not _is_asyncio_running():
-        return trio.run(function)
+    if not trio.lowlevel.in_trio_run() and not is_asyncio_running():
+        return run_loop(function)
     _warn_once(name)
     thread = TrioThread(f"pipeline_engine {name}")
     thread.start()

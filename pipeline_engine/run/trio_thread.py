@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from pipeline_engine.run.loop import run_loop
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -51,7 +53,7 @@ class TrioThread:
 
     def _main(self) -> None:
         try:
-            trio.run(self._serve)
+            run_loop(self._serve)
         except BaseException as error:
             if self._started.is_set():
                 raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline_engine.schedule.outside import outside_work
+
 if TYPE_CHECKING:
     from pipeline_engine.schedule.asyncio_loop import AsyncioExecutor
     from pipeline_engine.schedule.processes import ProcessExecutor
@@ -25,6 +27,10 @@ class StepExecutors:
 
     async def run(self, step_run: StepRun) -> Any:
         """Return what the step's function returns, wherever it runs."""
+        with outside_work():
+            return await self._run(step_run)
+
+    async def _run(self, step_run: StepRun) -> Any:
         executor = step_run.step.executor
         if executor == "thread":
             return await self._threads.run(step_run)
@@ -43,7 +49,8 @@ class StepExecutors:
 
     async def aclose(self) -> None:
         """End processes and the asyncio loop."""
-        if self._processes is not None:
-            await self._processes.aclose()
-        if self._asyncio is not None:
-            await self._asyncio.aclose()
+        with outside_work():
+            if self._processes is not None:
+                await self._processes.aclose()
+            if self._asyncio is not None:
+                await self._asyncio.aclose()

@@ -61,9 +61,10 @@ def test_what_is_said_is_what_is_done(place, paid):
 
     after = rows_of(place)
     assert (said.documents, said.calls, said.attempts, said.outputs, said.inputs) == (3, 9, 9, 12, 3)
-    # The last batch stays: it tells what the pipeline was.
+    # The last batch stays, with its last word on how far it was: it tells what the pipeline was.
     assert said.batches == 1
     assert before["batches"] - after.pop("batches") == 1
+    assert after.pop("progress") == 1
     assert set(after.values()) == {0}
     assert told(place, EVERYTHING).is_nothing
 

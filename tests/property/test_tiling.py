@@ -139,7 +139,7 @@ def prompt(name, parameters):
     return function
 
 
-def perform(scene):
+def perform(scene, *sinks):
     """Run three documents of a scene on the virtual clock, and return the records of each run."""
     keep = Keep()
     models = {
@@ -151,7 +151,7 @@ def perform(scene):
     documents = [Document(str(number), {"document": f"d{number}", "texts": ["x", "y"]}) for number in range(3)]
 
     async def main():
-        async with Engine(capacity=scene["capacity"], sinks=[keep], seed=scene["seed"]) as engine:
+        async with Engine(capacity=scene["capacity"], sinks=[keep, *sinks], seed=scene["seed"]) as engine:
             bound = engine.bind(pipeline, {role: models[role] for role in roles})
             with trio.CancelScope() as scope:
                 if scene["cancel_at"] is not None:

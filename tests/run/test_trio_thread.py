@@ -12,7 +12,7 @@ from pipeline_engine.run.trio_thread import TrioThread
 def test_a_loop_that_cannot_start_is_an_error_of_its_caller(monkeypatch):
     """A process without file descriptors must not wait for ever for a loop that will not run."""
 
-    def run(_function):
+    def run(_function, **_options):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(trio, "run", run)
