@@ -2,11 +2,16 @@
 
 from time import perf_counter
 
-import trio
-from trio.testing import MockClock
-
-from pipeline_engine import Pipeline, RateLimitError, Retry, RunResult, run_pipeline_async
-from pipeline_engine.testing import ScriptedModel, in_turn
+from pipeline_engine import Pipeline, Retry, run_pipeline
+from pipeline_engine.testing import (
+    ScriptedModel,
+    assert_attempts,
+    assert_ended_at,
+    assert_waited,
+    in_turn,
+    rate_limited,
+    virtual_time,
+)
 
 pipeline = Pipeline("storm", inputs={"document": str})
 
@@ -21,20 +26,18 @@ def category(document: str) -> str:
     return f"Classify this document.\n\n{document}"
 
 
-refusal = RateLimitError("is rate limited.", model="scripted:model", kind="rate_limited", status=429, retry_after=100)
+refusal = rate_limited(retry_after=100)
 model = ScriptedModel({"title": in_turn(*[refusal] * 6, "At last"), "category": "news"}, latency=2)
 
-
-async def storm() -> RunResult:
-    return await run_pipeline_async(pipeline, {"document": "A text."}, models={"fast": model})
-
-
 started = perf_counter()
-result = trio.run(storm, clock=MockClock(autojump_threshold=0))
+with virtual_time():  # in pytest: the fixture virtual_clock
+    result = run_pipeline(pipeline, {"document": "A text."}, models={"fast": model})
 elapsed = perf_counter() - started
 
 # Six refusals after 2 s each, each followed by the 100 s that the provider asked for, and a reply after 2 s.
-assert result.trace.makespan == 6 * (2 + 100) + 2
-assert result.trace["category"].duration == 2
+assert_ended_at(result, title, 6 * (2 + 100) + 2)
+assert_waited(result, title, "backoff", 600)
+assert_attempts(result, title, 7)
+assert_ended_at(result, category, 2)
 print(result.trace.waterfall(width=90))
 print(f"{result.trace.makespan:g} s of virtual time took {elapsed * 1000:.0f} ms")

@@ -12,7 +12,6 @@ from pipeline_engine.cli.failing import COMPLETED, say
 from pipeline_engine.cli.keeping import place_of
 from pipeline_engine.cli.reading import some_of
 from pipeline_engine.cli.running import exit_code_of, is_all_done, job_of, perform, plan_and_models, say_stopped
-from pipeline_engine.cli.summary import is_from_journal, spend_text
 from pipeline_engine.errors import JournalFileError
 from pipeline_engine.journal.reading import read_journal
 from pipeline_engine.report.forecast import LEAST_SAMPLE, Forecast, evenly, forecast, seconds_between
@@ -84,7 +83,7 @@ class _Sample:
 
     def take(self, result: RunResult) -> None:
         """Take note of what a document took; one that was stopped, or is the journal's, tells nothing."""
-        if result.status == "stopped" or is_from_journal(result) or result.document not in self.sizes:
+        if result.status == "stopped" or result.has_ended_before or result.document not in self.sizes:
             return
         self.taken.append(self.sizes[result.document])
         rows = [row for row in rows_of(result) if row["kind"] != "function"]
@@ -202,7 +201,7 @@ def _about_sample(sample: _Sample, job: Job) -> list[str]:
     lines = [f"sample: {len(sample.taken)} of {of}, spread evenly over their sizes: {share} of all characters"]
     summary = job.summary
     ended = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
-    spent = spend_text(summary.cost, summary.usage, summary.budget)
+    spent = summary.spent
     lines.append(" · ".join(filter(None, [f"{ended} in {seconds_text(job.elapsed)}", spent])))
     lines += [f"not completed: {document}: {reason}" for document, reason in summary.reasons]
     if summary.stopped_by is not None:

@@ -74,6 +74,14 @@ def perform(arguments: Namespace) -> int:
         from pipeline_engine.cli.showing import show
 
         return show(arguments)
+    if arguments.command == "report":
+        from pipeline_engine.cli.reporting import report
+
+        return report(arguments)
+    if arguments.command == "compare":
+        from pipeline_engine.cli.comparing import compare_batches
+
+        return compare_batches(arguments)
     if arguments.command == "diff":
         from pipeline_engine.cli.diffing import diff
 

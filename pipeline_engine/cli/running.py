@@ -21,22 +21,27 @@ from pipeline_engine.cli.binding import (
     without_network,
 )
 from pipeline_engine.cli.failing import COMPLETED, NOT_COMPLETED, CommandError, discard, say
+from pipeline_engine.cli.journal_arguments import MAX_SPANS
 from pipeline_engine.cli.keeping import Keeping
 from pipeline_engine.cli.loading import load_pipeline
+from pipeline_engine.cli.pages import write_page
 from pipeline_engine.cli.reading import Documents
 from pipeline_engine.cli.stopping import Stopping
-from pipeline_engine.cli.summary import Summary, is_from_journal, reason_of
+from pipeline_engine.cli.summary import Summary, reason_of
+from pipeline_engine.cli.telling import opened_sinks
 from pipeline_engine.declare import Budget
 from pipeline_engine.documents import find_documents
 from pipeline_engine.errors import DocumentError, PlanError
 from pipeline_engine.plan import compile_pipeline
+from pipeline_engine.report.batch import Totals
+from pipeline_engine.report.chrome import write_chrome
+from pipeline_engine.report.kept import KeptTraces
 from pipeline_engine.report.numbers import counted
 from pipeline_engine.run.atomic import AtomicLines
 from pipeline_engine.run.batch import BatchStream
 from pipeline_engine.run.engine import DEFAULT_CAPACITY, Engine
 from pipeline_engine.run.rows import rows_of
 from pipeline_engine.text import one_line, safe_text
-from pipeline_engine.values import Cost, Usage
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from pipeline_engine.plan import Plan
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.results import RunResult
+    from pipeline_engine.values import Sink
 
 __all__ = [
     "Job",
@@ -62,6 +68,8 @@ __all__ = [
 ]
 
 _MAX_TRACEBACKS = 3
+_MAX_CHROME_SPANS = 100_000
+"""More is too much for those who show it."""
 
 
 @dataclass(slots=True)
@@ -74,6 +82,8 @@ class Job:
     out: Path | None
     rows: Path | None
     report: Path | None
+    chrome: Path | None
+    log: Path | None
     options: Mapping[str, Any]
     keeping: Keeping
     capacity: int
@@ -84,6 +94,12 @@ class Job:
     """How many documents were accepted once, and can be found nowhere any more."""
     take: Callable[[RunResult], object] | None = None
     """Gets each result, too."""
+    sinks: Sequence[Sink] = ()
+    """Who else is told of the run."""
+    kept: KeptTraces = field(default_factory=lambda: KeptTraces(_MAX_CHROME_SPANS))
+    """The traces for `chrome`."""
+    totals: Totals | None = None
+    """What `report` shows."""
     stopping: Stopping = field(default_factory=Stopping)
     elapsed: float = 0.0
     tracebacks: list[str] = field(default_factory=list)
@@ -111,10 +127,11 @@ def run(arguments: Namespace, again: Again | None = None) -> int:
     job = job_of(arguments, again=again)
     if again is not None and not job.total:
         return exit_code_of(job)  # which documents are lost was said
-    trio.run(perform, job)
-    if job.stopping.number is not None and not is_all_done(job):
-        return say_stopped(job)
-    _finish(job)
+    with opened_sinks(job.log, arguments.log_level, has_otel=arguments.otel) as job.sinks:
+        trio.run(perform, job)
+        if job.stopping.number is not None and not is_all_done(job):
+            return say_stopped(job)
+        _finish(job)
     return exit_code_of(job)
 
 
@@ -141,10 +158,11 @@ def job_of(
     paths = _found(arguments.documents, again)
     if again is None:
         paths = paths[: arguments.limit]
-    out, rows, report = (
-        writable(f"--{name}", getattr(arguments, name, None), paths) for name in ("out", "rows", "report")
+    out, rows, report, chrome, log = (
+        writable(f"--{name}", getattr(arguments, name, None), paths)
+        for name in ("out", "rows", "report", "chrome", "log")
     )
-    _refuse_equal({"--out": out, "--rows": rows, "--report": report})
+    _refuse_equal({"--out": out, "--rows": rows, "--report": report, "--chrome": chrome, "--log": log})
     budget = None
     if arguments.budget_usd is not None or arguments.budget_tokens is not None:
         budget = Budget(usd=arguments.budget_usd, tokens=arguments.budget_tokens)
@@ -162,6 +180,9 @@ def job_of(
         out=out,
         rows=rows,
         report=report,
+        totals=None if report is None else Totals(max_spans=MAX_SPANS),
+        chrome=chrome,
+        log=log,
         options={
             "budget": budget,
             "max_documents": arguments.max_documents,
@@ -241,12 +262,12 @@ async def perform(job: Job) -> None:
     # Rich is loaded here, where there is something to show, and not for a plan that does not compile.
     from pipeline_engine.cli.progress import Progress
 
-    progress = Progress(job.plan.name, [step.name for step in job.plan.steps], job.total, job.summary)
+    progress = Progress(job.plan.name, job.total, job.summary)
     async with trio.open_nursery() as nursery:
         await nursery.start(job.stopping.watch, progress.turn_off)
         # The engine is inside: also when it hangs on its way out, signals are heard.
         with job.stopping.scope:
-            async with Engine(sinks=[progress.activity], capacity=job.capacity) as engine:
+            async with Engine(sinks=job.sinks, capacity=job.capacity) as engine:
                 await _perform(engine, job, progress)
         nursery.cancel_scope.cancel()
     job.elapsed = progress.elapsed
@@ -254,33 +275,26 @@ async def perform(job: Job) -> None:
 
 async def _perform(engine: Engine, job: Job, progress: Any) -> None:
     # Bound before --out is opened: a missing key or price must not empty the results of the last run.
-    bound, batch = _bound_batch(engine, job)
+    bound, batch = _bound_batch(engine, job, progress)
     if job.is_offline and job.plan.roles:
         say(f"{OFFLINE} is no LLM: it picks words and sentences out of each document.")
 
-    def drain(cause: str) -> None:
-        progress.stopped_by = cause
-        batch.drain(cause)
-
     async with batch as results:
-        job.stopping.let_finish(drain)
+        job.stopping.let_finish(batch.drain)
         job.keeping.begun(batch, bound.keys.parts)
-        _count_earlier_spend(job.summary, batch)
         with _opened_out(job) as out, _opened_rows(job) as rows, progress.shown():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(progress.refresh)
-                async for result in results:
-                    _write(out, result)
-                    _write_rows(rows, result)
-                    _take(job, progress, result)
-                nursery.cancel_scope.cancel()
+            async for result in results:
+                _write(out, result)
+                _write_rows(rows, result)
+                _take(job, progress, batch, result)
     job.summary.stopped_by = batch.stopped_by
 
 
-def _bound_batch(engine: Engine, job: Job) -> tuple[BoundPlan, BatchStream]:
+def _bound_batch(engine: Engine, job: Job, progress: Any) -> tuple[BoundPlan, BatchStream]:
     try:
         bound = engine.bind(job.plan, job.models)
-        return bound, BatchStream(engine, bound, job.documents, **job.options)
+        show = progress.show if progress.is_live else None
+        return bound, BatchStream(engine, bound, job.documents, progress=show, is_watched=True, **job.options)
     except PlanError as error:
         codes = {problem.code for problem in error.problems}
         if codes & {"PE201", "PE202"} and not job.is_offline:
@@ -290,16 +304,14 @@ def _bound_batch(engine: Engine, job: Job) -> tuple[BoundPlan, BatchStream]:
         raise
 
 
-def _count_earlier_spend(summary: Summary, batch: BatchStream) -> None:
-    if batch.opened is not None and summary.budget is not None:
-        summary.cost_before = Cost(usd=batch.opened.spent_micro_usd / 1_000_000)
-        summary.usage_before = Usage(input_tokens=batch.opened.spent_tokens)
-
-
-def _take(job: Job, progress: Any, result: RunResult) -> None:
+def _take(job: Job, progress: Any, batch: BatchStream, result: RunResult) -> None:
     row = job.summary.add(result)
-    if not is_from_journal(result):
-        progress.tell(row, reason_of(result))
+    if not result.has_ended_before:
+        progress.tell(row, reason_of(result), batch.present())
+    if job.chrome is not None and result.records:
+        job.kept.add(result.trace)
+    if job.totals is not None and result.records:
+        job.totals.add(result.trace)
     _keep_traceback(job, result)
     if job.take is not None:
         job.take(result)
@@ -384,8 +396,13 @@ def say_stopped(job: Job) -> int:
 def _finish(job: Job) -> None:
     for text in job.tracebacks:
         print(safe_text(text), file=sys.stderr)
-    if job.report is not None and job.summary.slowest is not None:
-        job.summary.slowest.to_html(job.report)
+    if job.report is not None and job.totals is not None:
+        batch = job.totals.result()
+        if batch.count:
+            write_page(batch, job.report)
+    kept = job.kept.result()
+    if job.chrome is not None and kept:
+        write_chrome(kept, job.chrome)
     try:
         _show(job)
         sys.stdout.flush()
@@ -420,13 +437,20 @@ def _show(job: Job) -> None:
         lines.append(f"rows: {job.rows} ({counted(summary.finished * len(job.plan.steps), f'{replaced}line')})")
     if job.report is not None:
         lines.append(_report_line(job.report, summary))
+    if job.chrome is not None:
+        lines.append(_chrome_line(job.chrome, len(job.kept.result()), summary.finished))
     for line in lines:
         print(one_line(line), file=console.file)
 
 
+def _chrome_line(path: Path, kept: int, finished: int) -> str:
+    if not kept:
+        return "trace events: not written, because no document was run"
+    of = f" ({kept} of {counted(finished, 'document')})" if kept < finished else ""
+    return f"trace events: {path}{of}"
+
+
 def _report_line(path: Path, summary: Summary) -> str:
-    trace = summary.slowest
-    if trace is None:
+    if summary.slowest is None:
         return "report: not written, because no document was run"
-    of = f" (the slowest document, {trace.document})" if summary.finished > 1 else ""
-    return f"report: {path}{of}"
+    return f"report: {path}"

@@ -21,8 +21,8 @@ from pipeline_engine.cli.journals import (
     time_text,
 )
 from pipeline_engine.cli.progress import console_for
+from pipeline_engine.live.histories import call_of, json_text, outcome_of, output_of, step_names, why
 from pipeline_engine.report.numbers import count_text, counted, seconds_text
-from pipeline_engine.schedule import unpack_prompt
 from pipeline_engine.text import display_width, one_line, safe_text, sentence_list
 from pipeline_engine.values import Cost
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         StoredBody,
         StoredDocument,
         StoredHistory,
-        StoredOutput,
     )
 
 __all__ = ["show"]
@@ -154,7 +153,7 @@ def _took(document: StoredDocument) -> str:
 def _show_document(reader: JournalReader, batch: StoredBatch, history: StoredHistory, *, is_json: bool) -> None:
     document = history.document
     if is_json:
-        outputs = [output.told() | {"output": _value(reader, document, output)} for output in history.outputs]
+        outputs = [output.told() | {"output": output_of(reader, document, output)} for output in history.outputs]
         told = {"pipeline": document.pipeline} | document.told() | {"outcomes": history.outcomes, "outputs": outputs}
         print_json(told | {"attempts": [attempt.told() for attempt in history.attempts]})
         return
@@ -180,7 +179,7 @@ def _document_lines(reader: JournalReader, history: StoredHistory) -> Iterator[s
     if document.source is not None:
         yield f"read from: {one_line(document.source)}"
     for name, value in ((None if document.inputs is None else reader.inputs(document.inputs)) or {}).items():
-        yield f"input {one_line(name)}: {one_line(_text(value), _SHOWN_OUTPUT)}"
+        yield f"input {one_line(name)}: {one_line(json_text(value), _SHOWN_OUTPUT)}"
 
 
 def _steps_table(reader: JournalReader, batch: StoredBatch, history: StoredHistory) -> Table:
@@ -193,10 +192,12 @@ def _steps_table(reader: JournalReader, batch: StoredBatch, history: StoredHisto
             ("output, or why there is none", "fold"),
         ]
     )
-    for name in _step_names(batch, history):
+    for name in step_names(batch, history):
         own = [attempt for attempt in history.attempts if attempt.step == name]
         spent = sum((attempt.cost for attempt in own if attempt.cost is not None), Cost())
-        outcome, text = _outcome(reader, history, name)
+        outcome, text = outcome_of(reader, history, name)
+        if outcome == "completed" and name in history.outcomes.get("widths", {}):
+            text += f"; --step {name} --item N shows one"
         table.add_row(
             Text(one_line(name)),
             _status(outcome) if outcome in MARKS else Text(outcome),
@@ -205,59 +206,6 @@ def _steps_table(reader: JournalReader, batch: StoredBatch, history: StoredHisto
             Text(one_line(text, _SHOWN_OUTPUT)),
         )
     return table
-
-
-def _step_names(batch: StoredBatch, history: StoredHistory) -> list[str]:
-    """Return the steps of the pipeline, and those that it had when the document was run."""
-    told = history.outcomes.get("steps", ())
-    # Of one that has not ended, in the order in which they came about.
-    at = [(attempt.started_at or attempt.ended_at or 0.0, attempt.step) for attempt in history.attempts]
-    at += [(output.accepted_at, output.step) for output in history.outputs]
-    return list(dict.fromkeys([*told, *(step for _, step in sorted(at)), *(() if told else batch.parts)]))
-
-
-def _outcome(reader: JournalReader, history: StoredHistory, step: str) -> tuple[str, str]:
-    """Return how a step ended, and its output or the reason."""
-    kept = {output.item: output for output in history.outputs if output.step == step}
-    told = history.outcomes.get("steps", {}).get(step)
-    width = history.outcomes.get("widths", {}).get(step)
-    if told is None:
-        items = f"{counted(len(kept), 'item')} kept" if kept and None not in kept else ""
-        return ("completed", items or _shown(reader, history, kept.get(None))) if kept else ("open", "")
-    if told[0] == "completed" and width is not None:
-        lost = history.outcomes.get("items", {}).get(step, {})
-        return "completed", f"{width - len(lost)} of {counted(width, 'item')}; --step {step} --item N shows one"
-    if told[0] == "completed":
-        via = f" (via {told[1]})" if told[1] else ""
-        return "completed", f"{_shown(reader, history, kept.get(None))}{via}"
-    return told[0], _why(told)
-
-
-def _why(told: Sequence[Any]) -> str:
-    if told[0] in ("failed", "dropped"):
-        return f"{told[1]}: {told[2]}"
-    if told[0] == "skipped":
-        return "its condition was false" if told[1] == "when" else f"because of {told[1]!r}"
-    return str(told[1])
-
-
-def _shown(reader: JournalReader, history: StoredHistory, output: StoredOutput | None) -> str:
-    if output is None:
-        return "not in the journal any more"
-    value = _value(reader, history.document, output)
-    return "JSON cannot hold it" if output.size == 0 else _text(value)
-
-
-def _value(reader: JournalReader, document: StoredDocument, output: StoredOutput) -> Any:
-    body = reader.output(document, output)
-    try:
-        return json.loads(body) if body else None
-    except ValueError:
-        return None
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _of(attempt: StoredAttempt) -> str:
@@ -297,7 +245,7 @@ class _Step:
     """Hold what there is of one step or item of a document."""
 
     def __init__(self, reader: JournalReader, history: StoredHistory, step: str, item: int | None) -> None:
-        known = _step_names(reader.batch(history.document.batch), history)
+        known = step_names(reader.batch(history.document.batch), history)
         if step not in known:
             raise CommandError(
                 f"document {history.document.document!r} has no step {step!r}. "
@@ -335,8 +283,8 @@ def _show_step(reader: JournalReader, step: _Step, *, is_json: bool) -> None:
                 "item": step.item,
                 "outcome": step.told,
                 "attempts": [attempt.told() for attempt in step.attempts],
-                "calls": [_call(reader, body) for body in step.bodies],
-                "outputs": [out.told() | {"output": _value(reader, step.document, out)} for out in step.outputs],
+                "calls": [call_of(reader, body) for body in step.bodies],
+                "outputs": [out.told() | {"output": output_of(reader, step.document, out)} for out in step.outputs],
             }
         )
         return
@@ -344,7 +292,7 @@ def _show_step(reader: JournalReader, step: _Step, *, is_json: bool) -> None:
     outcome = "open" if step.told is None else step.told[0]
     print_lines(console, [f"step {step.name} of document {one_line(step.document.document)}: {outcome}"])
     if step.told is not None and step.told[0] != "completed":
-        print_lines(console, [f"because: {one_line(_why(step.told))}"])
+        print_lines(console, [f"because: {one_line(why(step.told))}"])
     mapped = step.item is None and len({body.item for body in step.bodies}) > 1
     print_lines(console, (f"  {_of(made) if mapped else ''}{_attempt_text(made)}" for made in step.attempts))
     if mapped:
@@ -354,25 +302,12 @@ def _show_step(reader: JournalReader, step: _Step, *, is_json: bool) -> None:
         _print_call(reader, console, body)
     for output in step.outputs:
         via = f", via {one_line(output.via)}" if output.via else ""
-        value = _value(reader, step.document, output)
+        value = output_of(reader, step.document, output)
         _print_part(console, f"output{via}", json.dumps(value, ensure_ascii=False, indent=2) if output.size else "")
 
 
-def _call(reader: JournalReader, body: StoredBody) -> dict[str, Any]:
-    told: dict[str, Any] = {"key": body.key, "item": body.item, "model": body.model, "is_intact": body.is_intact}
-    try:
-        told["prompt"] = [{"role": role, "parts": parts} for role, *parts in unpack_prompt(body.prompt, reader.inputs)]
-    except (LookupError, ValueError, TypeError) as error:
-        told |= {"prompt": None, "prompt_error": str(error)}
-    try:
-        told["reply"] = json.loads(body.reply)
-    except ValueError:
-        told["reply"] = None
-    return told
-
-
 def _print_call(reader: JournalReader, console: Console, body: StoredBody) -> None:
-    told = _call(reader, body)
+    told = call_of(reader, body)
     of = f"{one_line(body.model)} · call {one_line(body.key)[:12]}"
     if told["prompt"] is None:
         _print_part(console, f"prompt to {of}", "", f"It cannot be shown: {told['prompt_error']}.")
@@ -384,7 +319,7 @@ def _print_call(reader: JournalReader, console: Console, body: StoredBody) -> No
         _print_part(console, f"raw reply of {of}", body.reply.decode(errors="replace"), "It is damaged.")
         return
     rest = {name: value for name, value in reply.items() if name not in ("text", "vectors", "usage")}
-    facts = " · ".join(f"{name} {one_line(_text(value))}" for name, value in rest.items())
+    facts = " · ".join(f"{name} {one_line(json_text(value))}" for name, value in rest.items())
     text = reply["text"] if "text" in reply else json.dumps(reply.get("vectors"))
     note = "" if body.is_intact else "It is not what was written: `pipeline-engine doctor` tells more."
     _print_part(console, f"raw reply of {of}{f' · {facts}' if facts else ''}", text, note)

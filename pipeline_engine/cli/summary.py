@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from pipeline_engine.errors import EarlierError
-from pipeline_engine.report.numbers import count_text, tokens_text, usd_text
+from pipeline_engine.report.numbers import spend_text
 from pipeline_engine.text import one_line
 from pipeline_engine.values import (
     AttemptFinished,
@@ -40,10 +39,8 @@ __all__ = [
     "Summary",
     "calls_saved",
     "compact",
-    "is_from_journal",
     "outcome_text",
     "reason_of",
-    "spend_text",
 ]
 
 MAX_ROWS = 50
@@ -79,9 +76,6 @@ class Summary:
     """The tokens spent, as far as they are known."""
     cost: Cost = field(default_factory=Cost)
     """What the calls cost, as far as prices are known; the lost ones of second calls are among them."""
-    cost_before: Cost = field(default_factory=Cost)
-    """What the batch had spent before it was resumed: its budget counts it."""
-    usage_before: Usage = field(default_factory=Usage)
     restored: int = 0
     """How many documents had ended before: their results are the journal's."""
     left_alone: int = 0
@@ -107,6 +101,12 @@ class Summary:
         return self.finished - self.counts["completed"]
 
     @property
+    def spent(self) -> str:
+        """What was spent, beside the budget if there is one; nothing if nothing was."""
+        caps = (None, None) if self.budget is None else (self.budget.usd, self.budget.tokens)
+        return spend_text(self.cost, self.usage, *caps)
+
+    @property
     def slowest(self) -> Trace | None:
         """The trace of the slowest completed document; of the slowest one at all, if none completed."""
         return None if self._slowest is None else self._slowest[2].trace
@@ -119,7 +119,7 @@ class Summary:
     def add(self, result: RunResult) -> Row:
         """Take in a result and return its row."""
         self.counts[result.status] += 1
-        if is_from_journal(result):
+        if result.has_ended_before:
             self.restored += 1
             self.left_alone += result.status != "completed"
         self.calls_saved += calls_saved(result)
@@ -144,11 +144,6 @@ class Summary:
         is_completed = result.status == "completed"
         if self._slowest is None or (is_completed, took) > self._slowest[:2]:
             self._slowest = (is_completed, took, result)
-
-
-def is_from_journal(result: RunResult) -> bool:
-    """Whether a document had ended before, and nothing was run."""
-    return result.is_restored or isinstance(result.error, EarlierError)
 
 
 def calls_saved(result: RunResult) -> int:
@@ -229,26 +224,3 @@ def compact(value: object) -> str:
 def _cut(text: str) -> str:
     # Cut twice: the first time so that a long text is not made safe for nothing.
     return one_line(text[: 2 * MAX_CELL], MAX_CELL)
-
-
-def spend_text(cost: Cost, usage: Usage, budget: Budget | None = None) -> str:
-    """Return what was spent so far, against the budget if there is one; nothing if nothing was.
-
-    Example:
-        >>> from pipeline_engine.declare import Budget
-        >>> spend_text(Cost(usd=0.12), Usage(9_000, 500), Budget(usd=5))
-        '$0.12 of $5.00 · 9,000 tokens in, 500 out'
-        >>> spend_text(Cost(), Usage(9_000, 500), Budget(tokens=1_000_000))
-        '9,500 of 1.0 M tokens'
-    """
-    parts = []
-    if budget is not None and budget.usd is not None:
-        parts.append(f"{usd_text(cost.usd)} of {usd_text(budget.usd)}")
-    elif cost != Cost():
-        parts.append(str(cost))
-    if budget is not None and budget.tokens is not None:
-        spent = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-        parts.append(f"{count_text(spent)} of {count_text(round(budget.tokens))} tokens")
-    else:
-        parts.append(tokens_text(usage))
-    return " · ".join(filter(None, parts))

@@ -9,7 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline_engine.cli.summary import spend_text
 from pipeline_engine.report.numbers import counted, seconds_text
 from pipeline_engine.text import display_width, fit, one_line
 
@@ -170,7 +169,7 @@ def closing_lines(summary: Summary, total: int, elapsed: float) -> list[str]:
     if total > summary.finished:
         counts.append(f"{total - summary.finished} not started")
     line = f"{counted(total, 'document')} in {seconds_text(elapsed)}: {', '.join(counts) or 'none finished'}"
-    spent = spend_text(summary.cost, summary.usage, summary.budget)
+    spent = summary.spent
     lines = [f"{line} · {spent}" if spent else line]
     kept = [counted(summary.restored, "document")] if summary.restored else []
     kept += [f"{counted(summary.calls_saved, 'call')} not sent again"] if summary.calls_saved else []

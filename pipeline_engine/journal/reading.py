@@ -35,6 +35,7 @@ __all__ = [
     "StoredOutput",
     "StoredProgress",
     "StoredRun",
+    "StoredWorker",
     "read_journal",
 ]
 
@@ -234,6 +235,15 @@ class StoredProgress(NamedTuple):
     told_at: float
 
 
+class StoredWorker(NamedTuple):
+    """A process that may be writing a journal."""
+
+    worker: str
+    beat: int
+    """How many signs of life it has given."""
+    opened_at: float
+
+
 class CallMean(NamedTuple):
     """What a call of a step has taken, on average."""
 
@@ -384,13 +394,23 @@ class JournalReader:
 
     def has_living_worker(self) -> bool:
         """Return whether a process may be writing the journal: False only if all are known to have ended."""
-        found = self.rows.query("select place, pid, birth from workers where is_open = 1")
-        return any(not has_died(Process(*process)) for process in found)
+        return bool(self.workers())
 
     # Documents
 
+    def workers(self) -> list[StoredWorker]:
+        """Return the processes that may be writing the journal: those that are not known to have ended."""
+        found = self.rows.query("select worker, beat, opened_at, place, pid, birth from workers where is_open = 1")
+        return [StoredWorker(*told) for *told, place, pid, birth in found if not has_died(Process(place, pid, birth))]
+
     def documents(
-        self, pipeline: str, batch: str | None = None, statuses: Sequence[str] = ()
+        self,
+        pipeline: str,
+        batch: str | None = None,
+        statuses: Sequence[str] = (),
+        *,
+        after: str | None = None,
+        part: str = "",
     ) -> Iterator[StoredDocument]:
         """Yield documents in the order of their keys, a page at a time, however many there are.
 
@@ -398,12 +418,18 @@ class JournalReader:
             pipeline: Their pipeline.
             batch: The last batch that has asked for them; all documents of the pipeline if not given.
             statuses: What their status must be; any if not given.
+            after: The key after which to begin.
+            part: What their keys must hold.
         """
         where, asked = "pipeline = ?", [to_name(pipeline)]
         if batch is not None:
             where, asked = f"{where} and batch = ?", [*asked, to_name(batch)]
         if statuses:
             where, asked = f"{where} and status in ({', '.join('?' * len(statuses))})", [*asked, *statuses]
+        if after is not None:
+            where, asked = f"{where} and document > ?", [*asked, to_name(after)]
+        if part:
+            where, asked = f"{where} and document like ? escape '!'", [*asked, f"%{_literal(part)}%"]
         for page in pages(self.rows, _DOCUMENT, "documents", ("document",), where, asked):
             yield from self._with_spend(pipeline, page)
 
@@ -440,7 +466,7 @@ class JournalReader:
         """
         asked, select = to_name(name), f"select {', '.join(_DOCUMENT)} from documents where pipeline = ?"  # noqa: S608 - our own names
         found = self.rows.query(f"{select} and document = ?", (to_name(pipeline), asked))
-        literal = "".join(f"!{sign}" if sign in "!%_" else sign for sign in asked)
+        literal = _literal(name)
         for pattern in (f"{literal}%", f"%{literal}", f"%{literal}%") if asked else ():
             if not found:
                 similar = f"{select} and document like ? escape '!' order by document limit {_SHOWN_CHOICES}"
@@ -671,6 +697,11 @@ def _attempt(
         cost,
         is_void,
     )
+
+
+def _literal(text: str) -> str:
+    """Return a text as a part of a pattern of `like`, with `!` before what would mean something there."""
+    return "".join(f"!{sign}" if sign in "!%_" else sign for sign in to_name(text))
 
 
 def _spend(figures: Sequence[Any]) -> tuple[int, Cost, int]:

@@ -20,6 +20,7 @@ from pipeline_engine.declare import (
     Warm,
     WhenOpen,
 )
+from pipeline_engine.values.painting import painted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -201,6 +202,9 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.name!r}, inputs={len(self.inputs)}, steps={len(self.steps)})"
+
+    def _repr_html_(self) -> str:
+        return painted(self, "pipeline_engine.report.notebook:plan_html")
 
     def to_mermaid(self) -> str:
         """Draw the plan as a Mermaid flowchart, which many Markdown viewers show as a picture."""

@@ -18,6 +18,8 @@ from pipeline_engine.values.usage import Cost, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
+    from pathlib import Path
 
     from pipeline_engine.report.models import BreakerChange, Cooldown, LimitPoint
     from pipeline_engine.report.spans import Origin, SegmentKind, Span
@@ -185,6 +187,31 @@ class BatchTrace:
     def cooldowns(self) -> Mapping[str, tuple[Cooldown, ...]]:
         """The cool-downs of each model: `(at, until)`."""
         return self.models.cooldowns
+
+    def to_chrome(self, path: str | PathLike[str]) -> Path:
+        """Write `traces` as trace events, a JSON file for Perfetto or chrome://tracing, and return its path.
+
+        Raises:
+            ValueError: If no document was run.
+        """
+        from pipeline_engine.report.chrome import write_chrome
+
+        return write_chrome(self.traces, path)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the batch as one self-contained page and return its path.
+
+        The page loads nothing, and shows hostile text as text. Without script it has everything but the waterfall, and
+        that too of few documents. It is written beside its place and then moved there.
+        """
+        from pipeline_engine.report.html import write_html
+
+        return write_html(self, path)
+
+    def _repr_html_(self) -> str:
+        from pipeline_engine.report.notebook import batch_trace_html
+
+        return batch_trace_html(self)
 
     def table(self) -> list[dict[str, str | int | float]]:
         """Return a row per step: its counts, its seconds and its tokens, under plain names."""
@@ -380,7 +407,8 @@ class _Sample:
         self._max_size = max_size
         self._count = 0
         self._kept: list[float] = []
-        self._random = random.Random(seed)
+        # A name may hold what is no text: bytes can be made of it all the same.
+        self._random = random.Random(seed.encode(errors="surrogatepass"))
 
     def add(self, number: float) -> None:
         self._count += 1

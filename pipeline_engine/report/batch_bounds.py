@@ -12,7 +12,7 @@ from pipeline_engine.report.numbers import count_text, counted, seconds_text
 from pipeline_engine.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline_engine.report.spans import SegmentKind
     from pipeline_engine.report.trace import Trace
@@ -95,6 +95,11 @@ class BoundSums:
         self._ends: list[float] = []
 
     @property
+    def longest(self) -> float:
+        """The seconds of the longest chain so far."""
+        return self._longest
+
+    @property
     def started_at(self) -> float:
         """When the first run started, in seconds since the epoch; 0 if there was none."""
         return self._starts[0] if self._starts else 0.0
@@ -106,21 +111,30 @@ class BoundSums:
 
     def add(self, trace: Trace) -> None:
         """Take in one run."""
-        self._capacity = max(self._capacity, trace.capacity)
-        self._models.update((model.name, model) for model in trace.outline.models)
+        self.allow(trace.capacity, trace.outline.models)
         for span in trace.spans:
             for segment in span.segments:
                 if segment.kind in _RUNNING:
                     tokens = None if segment.usage is None else segment.usage.total_tokens
-                    self._add_attempt(segment.duration, segment.model, tokens)
+                    self.add_attempt(segment.duration, segment.model, tokens)
         if trace.makespan > self._longest:  # its chain is no longer than that: few are worth looking at
             bounds = find_bounds(trace)
-            if bounds.critical_path > self._longest:
-                self._longest = bounds.critical_path
-                self._longest_by = f"{one_line(trace.document, 40)} ({draw_path(bounds.path)})"
-        self._cover(trace.wall_time, trace.wall_time + trace.makespan)
+            self.add_chain(bounds.critical_path, trace.document, bounds.path)
+        self.cover(trace.wall_time, trace.wall_time + trace.makespan)
 
-    def _add_attempt(self, seconds: float, model: str | None, tokens: int | None) -> None:
+    def allow(self, capacity: int, models: Iterable[OutlineModel]) -> None:
+        """Take in how many slots there were, and how much the models might be asked."""
+        self._capacity = max(self._capacity, capacity)
+        self._models.update((model.name, model) for model in models)
+
+    def add_chain(self, seconds: float, document: str, path: Sequence[str]) -> None:
+        """Take in the work along a document's longest chain of needs."""
+        if seconds > self._longest:
+            self._longest = seconds
+            self._longest_by = f"{one_line(document, 40)} ({draw_path(path)})"
+
+    def add_attempt(self, seconds: float, model: str | None, tokens: int | None) -> None:
+        """Take in an attempt, and the call of a model that it was."""
         self._busy += seconds
         if model is None:
             return
@@ -131,7 +145,7 @@ class BoundSums:
         sums.seconds += seconds
         sums.tokens += tokens or 0
 
-    def _cover(self, start: float, end: float) -> None:
+    def cover(self, start: float, end: float) -> None:
         """Note that a document was in flight: what the interval touches becomes one with it."""
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
         if first < last:

@@ -78,7 +78,8 @@ def draw_dag_svg(
 ) -> str:
     """Return a pipeline drawn as one SVG element, from its inputs on the left to its leaves on the right.
 
-    It holds no style of its own: its classes (`dag-step`, `dag-need`, …) are coloured by the page.
+    It holds no style of its own: its classes (`dag-step`, `dag-need`, …) are coloured by the page. `data-step` is a
+    step's place in the outline, and `data-edge` those of a need and of who needs it, so that a script can redraw them.
 
     Args:
         outline: The pipeline.
@@ -97,6 +98,7 @@ def draw_dag_svg(
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" class="dag" {size} role="img" aria-label="{label}">']
     kinds = {place.name: place.kind for place in places.values()}
     strong, helping = set(critical), set(helpers)
+    numbers = {step.name: number for number, step in enumerate(outline.steps)}
     # The critical path is drawn last, above the others.
     for need, consumer, route in sorted(routes, key=lambda found: (found[0], found[1]) in strong):
         style = "input" if kinds[need] == "input" else "plain"
@@ -104,11 +106,12 @@ def draw_dag_svg(
             style = "critical"
         elif (need, consumer) in helping:
             style = "fallback"
-        parts.append(f'<path class="dag-need {style}" d="{_curve(route)}"/>')
+        edge = f"{numbers.get(need, '')}-{numbers[consumer]}"
+        parts.append(f'<path class="dag-need {style}" data-edge="{edge}" d="{_curve(route)}"/>')
     parts += [_draw_input(places[name]) for name in outline.inputs]
-    for step in outline.steps:
+    for number, step in enumerate(outline.steps):
         figure, is_critical = known.get(step.name, StepFigures()), step.name in critical_steps
-        parts.append(_draw_step(places[step.name], step, figure, is_critical=is_critical))
+        parts.append(_draw_step(places[step.name], step, number, figure, is_critical=is_critical))
     return "".join([*parts, "</svg>"])
 
 
@@ -245,14 +248,15 @@ def _draw_input(place: _Place) -> str:
     )
 
 
-def _draw_step(place: _Place, step: OutlineStep, figure: StepFigures, *, is_critical: bool) -> str:
+def _draw_step(place: _Place, step: OutlineStep, number: int, figure: StepFigures, *, is_critical: bool) -> str:
     x, y, width, height = place.x, place.y, place.width, place.height
     name = _safe(one_line(place.name, _MAX_NAME))
     classes = ["dag-step", f"is-{figure.outcome}" if figure.outcome else "is-open"]
     classes += ["is-critical"] if is_critical else []
     classes += ["is-on-demand"] if step.is_on_demand else []
     box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="9"'
-    parts = [f'<g class="{" ".join(classes)}"><title>{_safe(figure.details or one_line(place.name))}</title>']
+    title = f"<title>{_safe(figure.details or one_line(place.name))}</title>"
+    parts = [f'<g class="{" ".join(classes)}" data-step="{number}">{title}']
     if step.each is not None:
         parts.append(f'<rect class="dag-card" {box} transform="translate(5 5)"/>')
     parts.append(f'<rect class="dag-card" {box}/>')
@@ -260,7 +264,7 @@ def _draw_step(place: _Place, step: OutlineStep, figure: StepFigures, *, is_crit
     parts.append(f'<rect class="dag-heat" {box} fill-opacity="{0.02 + 0.19 * heat:.3f}"/>')
     text_y = y + (22 if figure.figures else height / 2 + 4.5)
     parts.append(f'<text class="dag-name" x="{x + 12:.1f}" y="{text_y:.1f}">{name}</text>')
-    if figure.mark:
+    if figure.outcome is not None or figure.mark:
         parts.append(
             f'<text class="dag-mark" x="{x + width - 12:.1f}" y="{y + 22:.1f}" text-anchor="end">'
             f"{_safe(figure.mark)}</text>"

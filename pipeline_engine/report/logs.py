@@ -43,6 +43,9 @@ class LogRecords:
     Args:
         logger: Where lines go; the logger "pipeline_engine.runs" if not given.
 
+    Raises:
+        TypeError: If `logger` is only the name of one.
+
     Example:
         >>> import sys
         >>> from pipeline_engine import Pipeline, run_pipeline
@@ -61,6 +64,8 @@ class LogRecords:
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
+        if isinstance(logger, str):
+            raise TypeError(f"LogRecords takes a logger. Write LogRecords(logging.getLogger({logger!r})).")
         self._logger = logging.getLogger("pipeline_engine.runs") if logger is None else logger
 
     def open_run(self, started: RunStarted) -> Callable[[Record], None]:
@@ -164,5 +169,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
         # Plain ASCII: what a terminal would obey, and what no file can encode, is escaped.
         return json.dumps(line, default=str)

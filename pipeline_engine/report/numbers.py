@@ -6,9 +6,9 @@ from math import floor, inf, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline_engine.values.usage import Usage
+    from pipeline_engine.values.usage import Cost, Usage
 
-__all__ = ["count_text", "counted", "nice_ticks", "seconds_text", "tick_text", "tokens_text", "usd_text"]
+__all__ = ["count_text", "counted", "nice_ticks", "seconds_text", "spend_text", "tick_text", "tokens_text", "usd_text"]
 
 _LONG_STEPS = (60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 
@@ -77,6 +77,29 @@ def tokens_text(usage: Usage) -> str:
     if not usage.input_tokens and not usage.output_tokens:
         return ""
     return f"{count_text(usage.input_tokens or 0)} tokens in, {count_text(usage.output_tokens or 0)} out"
+
+
+def spend_text(cost: Cost, usage: Usage, usd_cap: float | None = None, tokens_cap: float | None = None) -> str:
+    """Return what was spent so far, against a budget's caps if there are any; nothing if nothing was.
+
+    Example:
+        >>> from pipeline_engine.values.usage import Cost, Usage
+        >>> spend_text(Cost(usd=0.12), Usage(9_000, 500), usd_cap=5)
+        '$0.12 of $5.00 · 9,000 tokens in, 500 out'
+        >>> spend_text(Cost(), Usage(9_000, 500), tokens_cap=1_000_000)
+        '9,500 of 1.0 M tokens'
+    """
+    parts = []
+    if usd_cap is not None:
+        parts.append(f"{usd_text(cost.usd)} of {usd_text(usd_cap)}")
+    elif cost.usd or cost.unpriced_calls:
+        parts.append(str(cost))
+    if tokens_cap is not None:
+        spent = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        parts.append(f"{count_text(spent)} of {count_text(round(tokens_cap))} tokens")
+    else:
+        parts.append(tokens_text(usage))
+    return " · ".join(filter(None, parts))
 
 
 def counted(count: int, noun: str) -> str:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pipeline_engine.values.records import Outline, QueueCause, Record, Status
     from pipeline_engine.values.usage import Usage
 
-__all__ = ["SpanDraft", "Trace", "span_of"]
+__all__ = ["SpanDraft", "Trace", "error_kind", "span_of"]
 
 _MAX_ERROR_WIDTH = 400
 _OF_SPANS = (
@@ -207,6 +207,11 @@ class Trace:
         named = f"run_id={self.run_id!r}, document={self.document!r}, status={self.status!r}"
         return f"Trace({named}, spans={len(self.spans)})"
 
+    def _repr_html_(self) -> str:
+        from pipeline_engine.report.notebook import trace_html
+
+        return trace_html(self)
+
     def __getitem__(self, step: str | HasName) -> Span:
         """Return a step's span, by its name or by the step itself.
 
@@ -326,12 +331,18 @@ class Trace:
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the run as one self-contained page and return its path.
 
-        The page loads nothing, runs no script, and shows hostile text as text. It is written beside its
+        The page loads nothing, works without script, and shows hostile text as text. It is written beside its
         place and then moved there: a reader never sees half a page.
         """
         from pipeline_engine.report.html import write_html
 
         return write_html(self, path)
+
+    def to_chrome(self, path: str | PathLike[str]) -> Path:
+        """Write the run as trace events, a JSON file for Perfetto or chrome://tracing, and return its path."""
+        from pipeline_engine.report.chrome import write_chrome
+
+        return write_chrome([self], path)
 
     def to_json(self) -> str:
         """Return the run's spans as JSON, without messages and outputs.
@@ -547,7 +558,7 @@ def span_of(draft: SpanDraft, last_at: float, width: int | None) -> Span:
         attempts=draft.attempts,
         segments=tuple(draft.segments),
         error=None if error is None else one_line(f"{_error_name(error)}: {error}", _MAX_ERROR_WIDTH),
-        error_kind=None if error is None else _error_kind(error),
+        error_kind=None if error is None else error_kind(error),
         because=None if outcome is None else _reason(outcome),
         usage=draft.usage,
         cost=draft.cost,
@@ -578,7 +589,8 @@ def _error_name(error: Exception) -> str:
     return error.kind if isinstance(error, EarlierError) else type(error).__name__
 
 
-def _error_kind(error: Exception) -> str:
+def error_kind(error: Exception) -> str:
+    """Return what an error is counted under: its class's name, or what kind of error its provider answered with."""
     if isinstance(error, EarlierError):
         return one_line(error.provider_kind or error.kind)
     return one_line(error.kind) if isinstance(error, ProviderError) else type(error).__name__

@@ -341,7 +341,7 @@ def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
     from pipeline_engine.run.trio_thread import TrioThread
 
     if RUNNING_STEP.get() is not None and _is_worker_thread():
-        return trio.from_thread.run(function)
+        return trio.from_thread.run(_within_trio, function)
     if not trio.lowlevel.in_trio_run() and not is_asyncio_running():
         return run_loop(function)
     _warn_once(name)
@@ -351,6 +351,13 @@ def call_from_anywhere(function: Callable[[], Awaitable[T]], name: str) -> T:
         return thread.call(function)
     finally:
         thread.close()
+
+
+async def _within_trio(function: Callable[[], Awaitable[T]]) -> T:
+    from pipeline_engine.schedule import within_trio
+
+    with within_trio():  # the step's thread waits
+        return await function()
 
 
 def _is_worker_thread() -> bool:

@@ -9,9 +9,9 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,7 +28,7 @@ from pipeline_engine.errors import (
 )
 from pipeline_engine.journal import held
 from pipeline_engine.resilience.ledger import Amount
-from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_capacity, run_on_trio
+from pipeline_engine.run.api import call_from_anywhere, engine_for, refuse_own, run_on_trio
 from pipeline_engine.run.atomic import AtomicLines
 from pipeline_engine.run.channel import ThreadChannel
 from pipeline_engine.run.document import Document
@@ -39,21 +39,23 @@ from pipeline_engine.run.results import RunResult
 from pipeline_engine.run.rows import rows_of
 from pipeline_engine.run.seen import SeenKeys
 from pipeline_engine.run.trio_thread import TrioThread
-from pipeline_engine.schedule import only_error
+from pipeline_engine.schedule import only_error, outside_work
 from pipeline_engine.values import Cost, Status, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
     from pipeline_engine.declare import Budget, Pipeline
     from pipeline_engine.journal import JournalPlace
     from pipeline_engine.plan import Plan
-    from pipeline_engine.report import BatchTrace
+    from pipeline_engine.report import BatchTrace, Present
     from pipeline_engine.run.binding import BoundPlan, Models
     from pipeline_engine.run.runner import Runner
+    from pipeline_engine.run.telling import Telling
     from pipeline_engine.schedule import BoundBudget
-    from pipeline_engine.values import BatchOpened, OnChange, Redo
+    from pipeline_engine.values import BatchOpened, OnChange, Redo, Sink
 
 __all__ = [
     "BatchResult",
@@ -121,6 +123,11 @@ class BatchResult:
     batch: str | None = None
     """Its id in the journal."""
 
+    def _repr_html_(self) -> str:
+        from pipeline_engine.report.notebook import batch_html
+
+        return batch_html(self.counts, self.elapsed, self.cost, self.usage, self.trace, self.failed, self.stopped_by)
+
     @property
     def is_complete(self) -> bool:
         """Whether every document was read, and is completed."""
@@ -186,6 +193,8 @@ class BatchStream:
         on_change: OnChange = "reuse",
         redo: Redo | None = None,
         command: Mapping[str, Any] | None = None,
+        progress: Callable[[Present], object] | None = None,
+        is_watched: bool = False,
     ) -> None:
         journal = held(journal)
         is_one = isinstance(documents, str | bytes | Mapping | Document)
@@ -218,6 +227,13 @@ class BatchStream:
         self._unnamed = 0
         self._in_flight = 0
         self._has_place = trio.Event()
+        # Whoever looks on costs some microseconds a step: nobody does where nobody has asked.
+        self._telling: Telling | None = None
+        if is_watched or journal is not None or progress is not None:
+            from pipeline_engine.run.telling import Telling
+
+            self._telling = Telling(self.present, progress)
+        self._kept = 0
         self._failure: Exception | None = None
         self.duplicates = 0
         """How many documents came a second time with equal content."""
@@ -238,6 +254,33 @@ class BatchStream:
     def journal(self) -> JournalPlace | None:
         """Where its results are kept; None without a journal, and before it is open."""
         return None if self._durable is None else self._durable.place
+
+    def present(self) -> Present:
+        """Return the present moment, for those who look on.
+
+        Raises:
+            RuntimeError: If nobody does: it was made without `is_watched`, `progress=` and a journal.
+        """
+        if self._telling is None:
+            raise RuntimeError("nobody looks on: make it with is_watched=True.")
+        budget = self._budget
+        opened = None if budget is None else self.opened
+        return replace(
+            self._telling.observer.present(
+                trio.current_time(),
+                documents=self._counts,
+                queued=self._engine.scheduler.causes(self),
+                models=self._engine.models_now(self._bound),
+            ),
+            kept=self._kept,
+            total=len(self._documents) - self.duplicates if isinstance(self._documents, Sized) else None,
+            capacity=self._engine.capacity,
+            usd_before=0.0 if opened is None else opened.spent_micro_usd / 1_000_000,
+            tokens_before=0 if opened is None else opened.spent_tokens,
+            budget_usd=None if budget is None else budget.ledger.budget.usd,
+            budget_tokens=None if budget is None else budget.ledger.budget.tokens,
+            stopped_by=self.stopped_by,
+        )
 
     def drain(self, reason: str) -> None:
         """Admit nothing more, let the calls on the wire finish, and end; what is open then waits to be resumed."""
@@ -271,6 +314,8 @@ class BatchStream:
             raise
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
+        if self._telling is not None:
+            self._telling.begin(self._nursery, self._durable)
         self._nursery.start_soon(self._feed)
         return self
 
@@ -316,20 +361,27 @@ class BatchStream:
     async def _feed(self) -> None:
         # Closed without a checkpoint: there an interrupt on its way out would be replaced by a cancellation.
         with self._send:
-            async with trio.open_nursery() as nursery:
-                try:
-                    async with aclosing(_pulled(self._documents)) as documents:
-                        while (document := await self._next(documents)) is not None:
-                            self._start(nursery, document)
-                except Exception as error:  # noqa: BLE001 - told after the documents that came before it
-                    error.add_note("Raised by the iterable of documents; the documents before it were run.")
-                    self._failure = error
-                await self._run_deferred(nursery)
-            if self.stopped_by is None and self._budget is not None and self._budget.ledger.is_exhausted:
-                self.stopped_by = self._budget.ledger.exhaustion  # all were read, and some of them stopped
+            try:
+                await self._run_all()
+            finally:
+                if self._telling is not None:
+                    self._telling.end()
             if self._durable is not None:
                 is_done = self.stopped_by is None and self._failure is None and not self._counts.get("stopped")
                 await self._durable.finish(self._counts, is_done=is_done)
+
+    async def _run_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                async with aclosing(_pulled(self._documents)) as documents:
+                    while (document := await self._next(documents)) is not None:
+                        self._start(nursery, document)
+            except Exception as error:  # noqa: BLE001 - told after the documents that came before it
+                error.add_note("Raised by the iterable of documents; the documents before it were run.")
+                self._failure = error
+            await self._run_deferred(nursery)
+        if self.stopped_by is None and self._budget is not None and self._budget.ledger.is_exhausted:
+            self.stopped_by = self._budget.ledger.exhaustion  # all were read, and some of them stopped
 
     def _start(self, nursery: trio.Nursery, document: Document, *, is_alone: bool = False) -> None:
         self._in_flight += 1
@@ -424,6 +476,7 @@ class BatchStream:
                 return
             self._engine.scheduler.dispatch()  # it may have taken no slot at all
             self._counts[result.status] = self._counts.get(result.status, 0) + 1
+            self._kept += result.has_ended_before
             await self._send.send(result)
         finally:
             self._in_flight -= 1
@@ -449,6 +502,7 @@ class BatchStream:
                 redo=self._journal_options.redo,
                 source=document.source,
                 is_alone=is_alone,
+                sinks=() if self._telling is None else (self._telling.observer,),
             )
         except JournalDataError as damage:
             return RunResult.refused(self._bound.plan, document.key, damage)
@@ -510,7 +564,8 @@ async def _pulled(documents: Documents) -> AsyncGenerator[Mapping[str, Any] | Do
     else:
         iterator = iter(documents)
         while True:
-            items, error = await trio.to_thread.run_sync(_next_chunk, iterator)
+            with outside_work():
+                items, error = await trio.to_thread.run_sync(_next_chunk, iterator)
             for document in items:
                 yield document
             if error is not None:
@@ -630,6 +685,7 @@ async def run_batch_async(
     *,
     models: Models | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     max_documents: int | None = None,
     out: str | Path | None = None,
     rows: str | Path | None = None,
@@ -642,6 +698,7 @@ async def run_batch_async(
     journal: str | Path | JournalPlace | None = None,
     on_change: OnChange = "reuse",
     redo: Redo | None = None,
+    progress: Callable[[Present], object] | None = None,
     engine: Engine | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended; works under trio and under asyncio.
@@ -650,7 +707,7 @@ async def run_batch_async(
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
-        TypeError: If both `capacity` and `engine` are given.
+        TypeError: If `engine` is given together with `capacity` or `sinks`, which are an engine's own.
         Exception: What the iterable of documents raises, after the documents before it were run.
     """
     journal = held(journal)
@@ -658,6 +715,7 @@ async def run_batch_async(
         engine_for,
         engine,
         capacity,
+        sinks,
         _run_batch,
         dag,
         documents,
@@ -674,6 +732,7 @@ async def run_batch_async(
         journal=journal,
         on_change=on_change,
         redo=redo,
+        progress=progress,
     )
 
 
@@ -683,6 +742,7 @@ def run_batch(
     *,
     models: Models | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     max_documents: int | None = None,
     out: str | Path | None = None,
     rows: str | Path | None = None,
@@ -695,6 +755,7 @@ def run_batch(
     journal: str | Path | JournalPlace | None = None,
     on_change: OnChange = "reuse",
     redo: Redo | None = None,
+    progress: Callable[[Present], object] | None = None,
     engine: Runner | None = None,
 ) -> BatchResult:
     """Run many documents and sum up how they ended, in memory bounded by what is in flight.
@@ -709,6 +770,7 @@ def run_batch(
             millions, which is advanced in a thread of its own.
         models: For each role of the pipeline a model, or several that are tried in order.
         capacity: How many attempts may be in flight at once; 64 if not given.
+        sinks: Readers of the records of all runs, such as `OpenTelemetry()`.
         max_documents: How many documents may be in flight at once; four times the capacity if not given.
         out: A file that gets each result as a line of JSON as soon as it is there.
         rows: A file of flat rows, one for each document and step, as tables and data frames have them; it is
@@ -725,11 +787,13 @@ def run_batch(
         on_change: What becomes of saved outputs when the pipeline has changed: "reuse" keeps those of unchanged
             steps, "error" refuses, "keep" keeps all by their steps' names, "new" begins anew.
         redo: Runs documents again that have ended: those that "failed", or those with outputs of "fallbacks".
+        progress: Called with the present moment ten times a second, such as `show_progress()`, which shows it; on the
+            engine's thread, so it must be quick.
         engine: A runner to run on, instead of an engine for this batch alone.
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or its roles cannot be bound.
-        TypeError: If both `capacity` and `engine` are given.
+        TypeError: If `engine` is given together with `capacity` or `sinks`, which are an engine's own.
         JournalError: If the journal cannot be opened or written: a batch does not go on without it.
         PlanChangedError: With `on_change="error"`, if the pipeline is not what it was.
         Exception: What the iterable of documents raises, after the documents before it were run.
@@ -749,23 +813,28 @@ def run_batch(
         "journal": journal,
         "on_change": on_change,
         "redo": redo,
+        "progress": progress,
     }
     if engine is not None:
-        refuse_capacity(capacity)
+        refuse_own(capacity, sinks)
         return engine.call(_run_batch, dag, documents, **options)
     return call_from_anywhere(
-        functools.partial(engine_for, None, capacity, _run_batch, dag, documents, **options), "run_batch"
+        functools.partial(engine_for, None, capacity, sinks, _run_batch, dag, documents, **options), "run_batch"
     )
 
 
 class AsyncBatch:
     """Iterate over results as documents finish: `async with iter_batch_async(…) as results`."""
 
-    def __init__(self, engine: Engine | None, capacity: int | None, *arguments: Any, **options: Any) -> None:
-        if engine is not None:
-            refuse_capacity(capacity)
+    def __init__(
+        self, engine: Engine | None, capacity: int | None, sinks: Sequence[Sink], *arguments: Any, **options: Any
+    ) -> None:
         self._given = engine
-        self._own = Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity) if engine is None else None
+        self._own: Engine | None = None
+        if engine is not None:
+            refuse_own(capacity, sinks)
+        else:
+            self._own = Engine(capacity=DEFAULT_CAPACITY if capacity is None else capacity, sinks=sinks)
         self._arguments = arguments
         self._options = options
 
@@ -807,6 +876,7 @@ def iter_batch_async(
     *,
     models: Models | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     max_documents: int | None = None,
     timeout: float | None = None,
     document_timeout: float | None = None,
@@ -841,6 +911,7 @@ def iter_batch_async(
     return AsyncBatch(
         engine,
         capacity,
+        sinks,
         dag,
         documents,
         models,
@@ -860,7 +931,9 @@ def iter_batch_async(
 class Batch:
     """Iterate over results as documents finish, from sync code; also a context manager."""
 
-    def __init__(self, runner: Runner | None, capacity: int | None, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, runner: Runner | None, capacity: int | None, sinks: Sequence[Sink], *arguments: Any, **options: Any
+    ) -> None:
         self._runner = runner
         self._own: TrioThread | None = None
         self._results: ThreadChannel[RunResult] = ThreadChannel(1)
@@ -869,12 +942,12 @@ class Batch:
             await self._perform(engine, *arguments, **options)
 
         if runner is not None:
-            refuse_capacity(capacity)
+            refuse_own(capacity, sinks)
             self._future = runner.start(perform)
         else:
             self._own = TrioThread("pipeline_engine batch", is_daemon=True)
             self._own.start()
-            self._future = self._own.submit(engine_for, None, capacity, perform)
+            self._future = self._own.submit(engine_for, None, capacity, sinks, perform)
         self._future.add_done_callback(lambda _future: self._results.close())
         self._is_over = False
 
@@ -941,6 +1014,7 @@ def iter_batch(
     *,
     models: Models | None = None,
     capacity: int | None = None,
+    sinks: Sequence[Sink] = (),
     max_documents: int | None = None,
     timeout: float | None = None,
     document_timeout: float | None = None,
@@ -959,7 +1033,7 @@ def iter_batch(
     block where you may leave early: that cancels what is in flight. A slow consumer stops admission.
 
     Raises:
-        TypeError: If both `capacity` and `engine` are given.
+        TypeError: If `engine` is given together with `capacity` or `sinks`, which are an engine's own.
         PlanError: At the first result, if the pipeline cannot be compiled or bound.
 
     Example:
@@ -976,6 +1050,7 @@ def iter_batch(
     return Batch(
         engine,
         capacity,
+        sinks,
         dag,
         documents,
         models,

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from pipeline_engine.schedule import (
     SchedulerStatistics,
     StepExecutors,
     only_error,
+    outside_work,
 )
 from pipeline_engine.values import RUNNING_STEP, Busy, Record, RunFinished, RunStarted, Sink, Suspected
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pipeline_engine.declare import Budget, Pipeline
+    from pipeline_engine.report import ModelNow
     from pipeline_engine.schedule import BoundBudget, Follower
     from pipeline_engine.values import Journal, OnChange, Redo
 
@@ -72,6 +73,7 @@ class Engine:
 
     Raises:
         ValueError: If `capacity` is smaller than 1.
+        TypeError: If `sinks` is no list of sinks.
 
     Example:
         >>> import trio
@@ -98,7 +100,7 @@ class Engine:
     ) -> None:
         self.capacity = capacity
         self._models = models
-        self._sinks = tuple(sinks)
+        self._sinks = _checked(sinks)
         self._dice = random.Random(seed)
         self._pool = ModelPool(capacity, transport, self._dice)
         self._scheduler = Scheduler(capacity)
@@ -110,7 +112,6 @@ class Engine:
         self._executions: dict[Hashable, dict[Execution, None]] = {}
         self._draining: dict[Hashable, str] = {}
         self._run_prefix = token_hex(6)
-        self._run_numbers = count(1)
         self._wall_time_at_zero = 0.0
         self._is_open = False
         self._token: trio.lowlevel.TrioToken | None = None
@@ -150,6 +151,24 @@ class Engine:
             SchedulerStatistics(capacity=8, in_flight=0, ready=0, timers=0, models={})
         """
         return self._scheduler.statistics(self._pool.governors)
+
+    def models_now(self, bound: BoundPlan) -> dict[str, ModelNow]:
+        """Return how the models of a plan are doing at this instant, for those who look on."""
+        from pipeline_engine.report import ModelNow
+
+        names = {model.name for model in bound.outline.models}
+        return {
+            name: ModelNow(
+                model.in_flight,
+                model.max_in_flight,
+                model.waiting,
+                None if model.breaker is None else model.breaker.value,
+                model.cooldown,
+                model.is_parked,
+            )
+            for name, model in self.statistics().models.items()
+            if name in names
+        }
 
     def reset(self, model: str | None = None) -> None:
         """Forget what was learnt against models: open breakers, cool-downs, refused keys.
@@ -208,7 +227,8 @@ class Engine:
             if known is None:
                 # It may have to wait for a disk, or for a database far away.
                 is_slow = isinstance(place, SqliteJournal | PostgresJournal)
-                opened = await trio.to_thread.run_sync(place.open) if is_slow else place.open()
+                with outside_work():
+                    opened = await trio.to_thread.run_sync(place.open) if is_slow else place.open()
                 known = self._journals[key] = place, opened
         return known
 
@@ -253,7 +273,8 @@ class Engine:
         while self._journals:
             place, journal = self._journals.pop(next(iter(self._journals)))
             if isinstance(place, SqliteJournal | PostgresJournal):
-                await trio.to_thread.run_sync(place.close, journal)
+                with outside_work():
+                    await trio.to_thread.run_sync(place.close, journal)
             else:
                 place.close(journal)
 
@@ -456,6 +477,7 @@ class Engine:
         redo: Redo | None = None,
         source: str | None = None,
         is_alone: bool = False,
+        sinks: Sequence[Sink] = (),
     ) -> RunResult:
         """Run one document of a bound plan: what `run` and batches are made of.
 
@@ -476,6 +498,7 @@ class Engine:
             redo: Whether it is run again though it has ended.
             source: Where the document can be read again.
             is_alone: Whether no other document of the process is run meanwhile.
+            sinks: Readers of this run's records beside the engine's own.
 
         Raises:
             InputError: If the inputs do not fit; nothing has run.
@@ -487,7 +510,10 @@ class Engine:
             raise EngineClosedError("engine")
         plan = bound.plan
         values = validate_inputs(plan, inputs)
-        run_id = f"{self._run_prefix}-{next(self._run_numbers)}"
+        if place is None:
+            place = self._scheduler.next_document()
+        # Runs are numbered in the order in which their documents came, not in that in which trio starts their tasks.
+        run_id = f"{self._run_prefix}-{place}"
         if key is None:
             key = document_key(inputs) or run_id
         admitted: Admitted | None = None
@@ -510,7 +536,7 @@ class Engine:
         records: list[Record] = []
         now = self._scheduler.now()
         started = RunStarted(now, run_id, key, bound.outline, self._wall_time_at_zero + now, self.capacity)
-        readers = [_guarded(sink, started) for sink in self._sinks]
+        readers = [_guarded(sink, started) for sink in (*self._sinks, *sinks)]
         if follower is not None:
             readers.append(follower.read)
         emit: Callable[[Record], object]
@@ -603,6 +629,16 @@ def _journal_key(journal: str | Path | JournalPlace) -> Hashable:
 def _check_timeout(timeout: float | None) -> None:
     if timeout is not None and timeout <= 0:
         raise ValueError(f"timeout={timeout}: a timeout is positive; None means that nothing bounds the run.")
+
+
+def _checked(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+    """Return the sinks, if they are some: else each run would only log that it cannot tell them anything."""
+    if hasattr(sinks, "open_run"):
+        raise TypeError("sinks= takes a list of sinks. Put the one that you have into brackets: sinks=[…].")
+    for sink in (given := tuple(sinks)):
+        if isinstance(sink, type) or not hasattr(sink, "open_run"):
+            raise TypeError(f"{sink!r} is no sink. Give objects with open_run(started), such as OpenTelemetry().")
+    return given
 
 
 def _guarded(sink: Sink, started: RunStarted) -> Callable[[Record], None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from pipeline_engine.errors import InputError, RunError, StepError
+from pipeline_engine.errors import EarlierError, InputError, RunError, StepError
 from pipeline_engine.schedule import RunState
 from pipeline_engine.text import one_line, sentence_list
 from pipeline_engine.values import (
@@ -89,6 +89,11 @@ class RunResult:
         return result
 
     @property
+    def has_ended_before(self) -> bool:
+        """Whether a journal knew how the document ends, and nothing was run."""
+        return self.is_restored or isinstance(self.error, EarlierError)
+
+    @property
     def state(self) -> RunState:
         """How far every step has come; for the engine's own use."""
         return self._state
@@ -101,6 +106,15 @@ class RunResult:
     def __repr__(self) -> str:
         steps = {step.name: _word(self._state.outcomes[step.index]) for step in self.plan.steps}
         return f"RunResult(document={one_line(self.document, 40)!r}, status={self.status!r}, steps={steps})"
+
+    def _repr_html_(self) -> str:
+        from pipeline_engine.report.notebook import run_html
+
+        values = self.to_dict()["outputs"]
+        outcomes = {step.name: (self._state.outcomes[step.index], values.get(step.name)) for step in self.plan.steps}
+        errors = [str(error) for error in self.errors] + ([str(self.error)] if self.error is not None else [])
+        trace = self.trace if self._records else None
+        return run_html(self.plan.name, self.document, self.status, outcomes, errors, trace, self.cost, self.usage)
 
     @overload
     def __getitem__(self, step: Step[..., T]) -> T: ...

@@ -352,7 +352,7 @@ class Execution:
             return None
         if self.plan.has_linked_calls:
             ready = [step_run for step_run in ready if not self.linking.waits_for_another(step_run, now)]
-        if scheduler.arriving and self._order_counts(ready, now):
+        if ready and scheduler.arriving and self._order_counts(ready, now):
             # Documents that came at the same instant begin in an order of trio's: the last one dispatches for all.
             for step_run in ready:
                 self._enqueue(step_run)
@@ -385,6 +385,8 @@ class Execution:
         """Whether what is ready may have to wait for what is about to come, or that for it."""
         scheduler = self.scheduler
         coming = (scheduler.arriving + 1) * len(ready)
+        if coming + scheduler.queue.live > scheduler.free:
+            return True
         for step_run in ready:
             gate = step_run.gate
             if gate is not None:

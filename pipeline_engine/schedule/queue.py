@@ -171,6 +171,14 @@ class ReadyQueue:
         """Return how many entries of a run or batch wait; some that were withdrawn may still count."""
         return sum(sum(map(len, groups[group].values())) for groups in self._turns.values() if group in groups)
 
+    def waiting_at(self, group: Hashable) -> dict[Gate | None, int]:
+        """Return how many entries of a run or batch wait for which gate; some that were withdrawn may still count."""
+        waiting: dict[Gate | None, int] = {}
+        for groups in self._turns.values():
+            for gate, heap in groups.get(group, {}).items():
+                waiting[gate] = waiting.get(gate, 0) + len(heap)
+        return waiting
+
     @property
     def gates(self) -> list[Gate]:
         """The gates that anybody waits for."""

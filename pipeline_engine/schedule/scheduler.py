@@ -156,6 +156,17 @@ class Scheduler:
         ]
         return () if all(cause == "slot" for cause, _seconds in waited) else tuple(waited)
 
+    def causes(self, group: Hashable) -> dict[QueueCause, int]:
+        """Return how many ready calls of a run or batch wait for what at this instant."""
+        now = self.now()
+        causes: dict[QueueCause, int] = {}
+        for gate, count in self.queue.waiting_at(group).items():
+            head = None if gate is None else self.queue.head(gate)
+            refusal = None if gate is None or head is None else gate.refusal(now, head.tokens)
+            cause: QueueCause = "slot" if refusal is None else refusal.cause
+            causes[cause] = causes.get(cause, 0) + count
+        return causes
+
     def release(self) -> None:
         """Give a slot back. The caller decides what happens with it, by `dispatch`."""
         self.free += 1

@@ -379,5 +379,7 @@ class Sink(Protocol):
         """Return what is called with each later record of this run, in order.
 
         Both calls happen on the engine's thread: they must be quick and must not block.
+        A run's start and end are told in the context of the task that runs it, the start and the end of an attempt
+        that was executed in that of the attempt: what is set there, the step's code sees.
         """
         ...

@@ -8,7 +8,10 @@ import pytest
 
 from pipeline_engine.cli.arguments import parse_arguments
 
-COMMANDS = ["run", "resume", "retry", "estimate", "check", "graph", "batches", "show", "doctor", "prune", "diff"]
+COMMANDS = [
+    *("run", "resume", "retry", "estimate", "check", "graph", "batches", "show", "doctor", "prune", "diff"),
+    *("report", "compare", "watch", "serve", "simulate"),
+]
 
 
 def test_help_names_all_commands_and_nothing_else(cli):

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline_engine import Completed, Failed, Pipeline, Skipped, Stopped, compile_pipeline, run_pipeline
-from pipeline_engine.cli.summary import MAX_CELL, Summary, compact, cost_of, outcome_text, spend_text
+from pipeline_engine.cli.summary import MAX_CELL, Summary, compact, cost_of, outcome_text
 from pipeline_engine.declare import Budget
 from pipeline_engine.values import AttemptFinished, Cost, HedgeFinished, Usage
 
@@ -101,7 +101,15 @@ def test_results_are_let_go():
 )
 def test_the_spend_stands_beside_what_may_be_spent(cost, usage, budget, shown):
     """Twelve cents are much of a budget of fifteen and nothing of one of fifty dollars."""
-    assert spend_text(cost, usage, budget) == shown
+    pipeline = Pipeline("one", inputs={"text": str})
+
+    @pipeline.step
+    def shouted(text: str) -> str:
+        return text.upper()
+
+    summary = Summary(compile_pipeline(pipeline), budget, usage=usage, cost=cost)
+
+    assert summary.spent == shown
 
 
 def test_lost_calls_count_into_the_spend():

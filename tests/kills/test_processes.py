@@ -11,7 +11,7 @@ from tests.kills.looking import look
 
 DOCUMENTS = 60
 PROCESSES = 4
-LEASE = 1.0
+LEASE = 2.0
 
 
 async def test_a_process_that_slept_past_its_lease_repeats_only_what_it_had_in_flight(

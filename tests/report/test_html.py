@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
+import zlib
 from html.parser import HTMLParser
 
 import pytest
 
-from pipeline_engine.report import draw_dag_svg, render_html
+from pipeline_engine.report import Scenario, Totals, draw_dag_svg, render_html
+from pipeline_engine.report.palette import FILLS
 from pipeline_engine.report.spans import SEGMENT_KINDS
 from pipeline_engine.values import (
     BreakerChanged,
-    Completed,
     CooldownStarted,
     Cost,
     CredentialParked,
     Dropped,
-    Failed,
-    Fault,
     HedgeFinished,
     HedgeStarted,
     LimitChanged,
@@ -25,26 +27,10 @@ from pipeline_engine.values import (
     OutlineStep,
     OutputJudged,
     Skipped,
-    Stopped,
 )
+from tests.report.hostile import PAYLOADS, run_with
+from tests.report.many import batch_of, made_up
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</title><img src=x onerror=alert(1)>",
-    "</script><svg onload=alert(1)>",
-    "\"><b x='",
-    "' onmouseover='alert(1)",
-    '" style="background:url(//evil.example)" x="',
-    "--><!--",
-    "]]><![CDATA[",
-    "&lt;b&gt;&#60;b&#62;",
-    "javascript:alert(1)",
-    "$pipeline ${verdict} $$ {0} %s",
-    "\x1b[31m\u202etxt.exe\u200b\ud800\x00",
-    "</style><base href=//evil.example>",
-    "<a href=https://evil.example>click</a>",
-    "a\nb\r\nc\u2028d",
-]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 SELF_CLOSING = {"rect", "path", "circle"}
 
@@ -82,39 +68,28 @@ class Elements(HTMLParser):
         self.attributes += attrs
 
 
-def run_with(record_stream, text, *, suffix=""):
-    """Return a run in which every field that comes from outside is `text`."""
-
-    def name(kind):
-        return f"{text}{kind}{suffix}"
-
-    run = record_stream(pipeline=text, document=text, run_id=text, inputs=(name("input"),))
-    run.declare(name("a")).declare(name("b"), name("a"), each=name("a")).declare(name("c"), name("b"))
-    run.declare(name("d"), name("a"), is_on_demand=True).declare(name("e"), name("a"))
-    fault = Fault(text, text, True, 500)
-    run.ready(0, name("a")).attempt(name("a"), 0, 1, model=text, fault=fault, usage=(3, 4))
-    run.wait(name("a"), 1, 2, "fallback").simple(name("d"), 1, 1, 2, name("a"), model=text)
-    run.finish(2, name("a"), Completed(text, via=f"fallback:{name('d')}"))
-    run.ready(2, name("b"), name("a"), width=2).simple(name("b"), 2, 2, 3, name("a"), item=0, model=text)
-    run.ready(2, name("b"), name("a"), item=1).attempt(name("b"), 2, 4, item=1, model=text)
-    run.finish(4, name("b"), Dropped(ValueError(text)), item=1).finish(4, name("b"))
-    run.ready(4, name("c"), name("b")).attempt(name("c"), 4, 5, model=text)
-    run.finish(5, name("c"), Failed(ValueError(text)))
-    run.finish(5, name("e"), Stopped(text))
-    run.write(LimitChanged(1, text, 2), LimitChanged(2, text, 3), CooldownStarted(1, text, 3))
-    run.write(BreakerChanged(1, text, text, text), BreakerChanged(3, text, text, text), CredentialParked(3, text))
-    run.write(OutputJudged(1, name("a"), None, text, True), HedgeStarted(1, name("a"), None, 1, text))
-    run.write(HedgeFinished(1, name("a"), None, 1, text, True, Cost(0.5)))
-    return run.trace(5, "partial")
+def batch_with(record_stream, text):
+    """Return the totals of two runs in which every text from outside is `text`."""
+    totals = Totals()
+    for suffix in ("", "2"):
+        totals.add(run_with(record_stream, text, suffix=suffix))
+    return totals.result()
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+def packed(page):
+    """Return the columns that a page's script draws from."""
+    found = re.search(r'<script type="application/octet-stream" id="data" data-rows>([^<]*)</script>', page)
+    return json.loads(zlib.decompress(base64.b64decode(found[1])))
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
 def test_hostile_text_adds_no_element_and_no_attribute(record_stream, text):
     """A document named like a script tag must not run in the browser of whoever reads the report."""
-    benign = Elements(render_html(run_with(record_stream, "benign")))
-    hostile = Elements(render_html(run_with(record_stream, text)))
+    for made in (run_with, batch_with):
+        benign = Elements(render_html(made(record_stream, "benign")))
+        hostile = Elements(render_html(made(record_stream, text)))
 
-    assert hostile.found == benign.found
+        assert hostile.found == benign.found
 
 
 def test_a_page_with_broken_characters_can_be_written(record_stream, tmp_path):
@@ -124,14 +99,14 @@ def test_a_page_with_broken_characters_can_be_written(record_stream, tmp_path):
     assert "\\ud800\\x00" in written.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", PAYLOADS)
 def test_no_attribute_runs_anything_or_leads_anywhere(record_stream, text):
-    """The page has no script, no handler and no address: there is nothing to hijack."""
+    """The page has no handler and no address but its own: there is nothing to hijack."""
     page = Elements(render_html(run_with(record_stream, text)))
 
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     addresses = {(name, value) for name, value in page.attributes if name in {"href", "src", "action", "xlink:href"}}
-    assert addresses == {("href", "data:,")}
+    assert addresses == {("href", "data:,"), ("href", "#errors")}
     styles = [value for name, value in page.attributes if name == "style"]
     assert all(re.fullmatch(r"left:[\d.]+%|fill:var\(--[a-z-]+\)(;stroke:none)?", style) for style in styles)
 
@@ -147,12 +122,22 @@ def test_the_page_loads_nothing(record_stream, document_trace):
     """It is opened offline, from mail and behind firewalls; what it cannot ask for cannot leak."""
     page = render_html(document_trace)
 
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
+    assert page.count("<script") == 2  # the columns, which are no script, and the one whose hash is allowed
     assert set(re.findall(r"https?://[^\s\"'<>]+", page)) == {"http://www.w3.org/2000/svg"}
-    assert "<script" not in page
     assert "@import" not in page
-    assert not re.search(r"url\((?!#p-)", page)
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_script_shows_texts_as_texts_only(document_trace):
+    """Its texts come from documents: there must be no way from one of them to an element or to code."""
+    script = re.search(r"<script>(.*?)</script>", render_html(document_trace), re.DOTALL)[1]
+
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch("):
+        assert way not in script
 
 
 def test_the_page_names_its_language_landmark_and_headings(document_trace):
@@ -173,7 +158,7 @@ def test_the_table_says_what_the_drawings_show(document_trace):
     row = next(row for row in page.split("<tr>") if row.startswith('<th scope="row">keywords<'))
     assert re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) == [
         "keywords",
-        '<span class="mark is-completed">✓</span> completed',
+        '<span class="mark is-completed" aria-hidden="true">✓</span> completed',
         "0 s",
         "2.2 s",
         "",
@@ -254,11 +239,13 @@ def test_every_kind_of_segment_has_a_fill_and_every_wait_a_pattern(document_trac
     """A rectangle without a fill is black, and one without a pattern is a colour alone."""
     page = render_html(document_trace)
 
+    assert set(FILLS) == set(SEGMENT_KINDS)
+    assert all(fill.marks for kind, fill in FILLS.items() if kind != "attempt")
+    looks = {(fill.paper, fill.marks, fill.angle) for fill in FILLS.values()}
+    assert len(looks) == len(FILLS)
     for kind in SEGMENT_KINDS:
-        assert f".s-{kind} {{ fill: " in page
-        if kind != "attempt":
-            assert f".s-{kind} {{ fill: url(#p-{kind}); }}" in page
-            assert f'<pattern id="p-{kind}" ' in page
+        assert f".s-{kind}{{fill:url(#p-{kind})}}" in page
+        assert f'<pattern id="p-{kind}" ' in page
 
 
 def test_each_segment_of_a_bar_explains_itself(document_trace):
@@ -291,10 +278,12 @@ def test_a_big_run_keeps_only_the_items_that_matter(record_stream):
 
     page = render_html(run.finish(5, "notes").trace(5))
 
-    assert page.count('class="row item"') == 20
-    assert "<b>[17]</b>" in page
-    assert "20 of 4000 items: those that failed, and the slowest" in page
-    assert len(page) < 100_000
+    labels = re.findall(r'<text x="30" y="16" class="quiet">([^<]*)', page)
+    assert len(labels) == 21
+    assert "[17]" in labels
+    assert labels[-1] == "20 of 4,000 items: failed, slowest"
+    assert len(packed(page)["rows"]["step"]) == 4001
+    assert len(page) < 250_000
 
 
 def test_to_html_replaces_the_file_at_once_and_leaves_nothing_beside_it(document_trace, tmp_path):
@@ -317,6 +306,95 @@ def test_a_report_that_cannot_be_placed_leaves_nothing_behind(document_trace, tm
         document_trace.to_html(tmp_path / "run.html")
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.html"]
+
+
+def test_the_columns_hold_each_bar_of_each_run(document_trace):
+    """The script sees what the trace says: bars that tile each step from ready to its outcome."""
+    data = packed(render_html(document_trace))
+
+    assert data["steps"] == [step.name for step in document_trace.outline.steps]
+    rows, bars = data["rows"], data["bars"]
+    first = 0
+    for row, span in enumerate(document_trace.steps):
+        lengths = bars["length"][first : first + rows["bars"][row]]
+        kinds = [data["kinds"][kind]["code"] for kind in bars["kind"][first : first + rows["bars"][row]]]
+        first += rows["bars"][row]
+        assert data["steps"][rows["step"][row]] == span.step
+        assert kinds == [segment.kind for segment in span.segments]
+        assert sum(lengths) * data["unit"] == pytest.approx(span.duration, abs=data["unit"])
+    assert first == len(bars["kind"])
+
+
+def test_a_batch_has_the_same_page_with_its_own_figures():
+    """One thing to learn: verdict, tiles, drawing, time, steps, errors."""
+    batch = batch_of(30, items=2)
+    page = render_html(batch)
+
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>", page))
+    assert tiles["Documents"] == f"{batch.documents['completed']:,}"
+    heads = re.findall(r"<h2>(.*?)</h2>", page)
+    failed = ["What failed"] if batch.errors else []
+    assert heads == [
+        "Steps and their needs",
+        "What happened when",
+        "Time by step",
+        "Slowest documents",
+        *failed,
+        "Failed attempts",
+        "Models",
+    ]
+    assert page.count('class="dag-step') == 6
+    rows = re.findall(r'<th scope="row">([^<]*)</th>', page.partition('id="steps"')[2].partition("</section>")[0])
+    assert rows == ["title", "keywords", "category", "summary", "quality", "notes"]
+    assert packed(page)["is_batch"] is True
+
+
+def test_a_batch_of_one_document_is_that_run(document_trace):
+    """Nobody wants quantiles of one."""
+    totals = Totals()
+    totals.add(document_trace)
+
+    assert render_html(totals.result()) == render_html(document_trace)
+
+
+def test_a_batch_of_nothing_has_a_page():
+    """It is opened by those who wonder why."""
+    assert Elements(render_html(Totals().result())).found
+
+
+def test_a_batch_that_keeps_some_runs_says_so():
+    """A picture that leaves things out in silence is a wrong one."""
+    page = render_html(batch_of(60, max_spans=100))
+
+    assert "The waterfall shows 20 of 60 runs: the slowest, the first that failed, and others taken at random." in page
+    assert "20 of 60 runs are kept in full" in page
+
+
+def test_scenarios_are_a_table_below_the_verdict(document_trace):
+    """What to change first is the second question, and its answer the second thing on the page."""
+    page = render_html(document_trace, scenarios=[Scenario("4 slots", 3.9, 0.133), Scenario("no retries", 4.6, -0.02)])
+
+    section = page.partition("<h2>What if</h2>")[2].partition("</section>")[0]
+    assert re.findall(r"<t[hd][^>]*>([^<]+)</t[hd]>", section)[3:] == [
+        *("4 slots", "3.9 s", "13 %"),
+        *("no retries", "4.6 s", "costs 2 %"),
+    ]
+    assert page.index("What if") < page.index('class="tiles"')
+
+
+def test_a_page_of_ten_thousand_rows_is_small():
+    """It goes by mail. The documents' own names are counted in."""
+    batch = batch_of(2000)
+
+    page = render_html(batch)
+
+    assert sum(len(trace.spans) for trace in batch.traces) == 10_000
+    assert len(page.encode()) < 500_000
+
+
+def test_equal_runs_have_equal_pages():
+    """A report that changes without reason cannot be compared with the last one."""
+    assert render_html(made_up(3)) == render_html(made_up(3))
 
 
 def dag_boxes(svg):

@@ -183,3 +183,17 @@ async def test_the_logger_of_a_step_has_the_same_names_for_the_same_ids(lines):
 
     attempt = next(line for line in kept if line.levelno == logging.DEBUG)
     assert {name: getattr(attempt, name) for name in found} == found
+
+
+def test_the_name_of_a_logger_is_refused():
+    """Each record of each run would fail, and that would be all that the log tells."""
+    with pytest.raises(TypeError, match=r"Write LogRecords\(logging.getLogger\('docs'\)\)"):
+        LogRecords("docs")
+
+
+def test_a_line_of_json_has_the_stack_that_was_asked_for(lines):
+    """`stack_info=True` is how code without an exception says where it was."""
+    logger, kept = lines
+    logger.warning("odd", stack_info=True)
+
+    assert "test_a_line_of_json_has_the_stack" in json.loads(JsonFormatter().format(kept[0]))["stack"]

@@ -5,6 +5,7 @@ import trio
 
 from pipeline_engine import (
     Engine,
+    LogRecords,
     Pipeline,
     Runner,
     iter_batch,
@@ -88,3 +89,18 @@ def test_sinks_and_an_engine_are_refused_together(start):
 
     with pytest.raises(TypeError, match="sinks= was given together with engine="):
         start([Keep()], engine)
+
+
+@pytest.mark.parametrize(
+    ("sinks", "message"),
+    [
+        (["otel"], "'otel' is no sink. Give objects with open_run"),
+        ("otel", "'o' is no sink"),
+        ([LogRecords], "is no sink. Give objects with open_run"),
+        (LogRecords(), "Put the one that you have into brackets"),
+    ],
+)
+def test_what_is_no_sink_is_refused_at_once(sinks, message):
+    """A job that ran all night without telemetry has told so in a log that nobody reads."""
+    with pytest.raises(TypeError, match=message):
+        run_pipeline(pipeline, DOCUMENTS[0], sinks=sinks)

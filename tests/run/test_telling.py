@@ -83,7 +83,7 @@ async def test_silence_sets_no_timer(autojump_clock):
     journal = CountingJournal()
 
     await run_batch_async(
-        one_step(), documents(1), models={"fast": ScriptedModel({"*": "x"}, latency=3600.0)}, journal=journal
+        one_step(), documents(1), models={"fast": ScriptedModel({"*": "x"}, latency=200.0)}, journal=journal
     )
 
     assert len(journal.told) <= 4

@@ -1,0 +1,87 @@
+"""The command `report`: a batch in a journal, or one of its documents, as one HTML page."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_engine.cli.failing import COMPLETED, CommandError, say
+from pipeline_engine.cli.journals import opened
+from pipeline_engine.cli.pages import write_page
+from pipeline_engine.cli.running import writable
+from pipeline_engine.report import Totals, Trace
+from pipeline_engine.report.numbers import counted
+from pipeline_engine.text import one_line
+from pipeline_engine.values.recording import unpack_records
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable, Iterator
+
+    from pipeline_engine.journal import JournalReader
+    from pipeline_engine.journal.reading import StoredBatch, StoredRun
+    from pipeline_engine.report import BatchTrace
+
+__all__ = ["report"]
+
+_NAME = "report.html"
+
+
+def report(arguments: Namespace) -> int:
+    """Write the page and say where it is.
+
+    Raises:
+        CommandError: If what is asked for is not in the journal, or the page cannot be written there.
+        JournalError: If the journal cannot be read.
+    """
+    out = writable("--out", arguments.out, []) or Path(_NAME)
+    with opened(arguments) as reader:
+        batch = reader.batch(arguments.batch)
+        page: Trace | BatchTrace
+        if arguments.document is None:
+            page, what = _of_batch(reader, batch, arguments.max_spans), f"batch {batch.batch}"
+        else:
+            page = _of_document(reader, batch, arguments.document)
+            what = f"document {page.document}"
+    write_page(page, out, what_if=arguments.what_if)
+    print(one_line(f"report: {out} ({what})"))
+    if arguments.open:
+        webbrowser.open(out.resolve().as_uri())
+    return COMPLETED
+
+
+def _of_batch(reader: JournalReader, batch: StoredBatch, max_spans: int) -> BatchTrace:
+    totals = Totals(max_spans=max_spans)
+    for trace in _traces(reader.runs(batch.batch)):
+        totals.add(trace)
+    found = totals.result()
+    if not found.count:
+        raise CommandError(
+            f"batch {batch.batch} has no runs in this journal: none has ended yet, its documents had all ended before, "
+            "or the runs were pruned."
+        )
+    return found
+
+
+def _of_document(reader: JournalReader, batch: StoredBatch, name: str) -> Trace:
+    """Return the latest run of a document."""
+    document = reader.document(batch.pipeline, name)
+    *_, latest = (None, *_traces(reader.runs_of(batch.pipeline, document.document)))
+    if latest is None:
+        raise CommandError(
+            f"document {document.document!r} has no run in this journal: none has ended, or they were pruned."
+        )
+    return latest
+
+
+def _traces(runs: Iterable[StoredRun]) -> Iterator[Trace]:
+    """Yield the runs as traces; what cannot be read any more is counted and said, and left out."""
+    lost = 0
+    for run in runs:
+        try:
+            yield Trace.from_records(unpack_records(run.records))
+        except ValueError:
+            lost += 1
+    if lost:
+        say(f"{counted(lost, 'run')} cannot be read: another version has written them, or they are damaged.")
