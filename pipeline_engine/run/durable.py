@@ -18,9 +18,9 @@ from pipeline_engine.schedule import (
     Recall,
     RunState,
     changes_between,
+    journal_work,
     json_bytes,
     outcome_parts,
-    outside_work,
     usage_parts,
 )
 from pipeline_engine.values import (
@@ -242,7 +242,7 @@ class DurableBatch:
     async def _write_claim(self, claim: Claim) -> Any:
         """Return the journal's answer; who is cancelled meanwhile leaves no document behind that nobody works on."""
         try:
-            with outside_work(), trio.fail_after(_FLUSH_SECONDS) as scope:
+            with journal_work(self.journal), trio.fail_after(_FLUSH_SECONDS) as scope:
                 scope.shield = True  # a claim that is on its way cannot be taken back
                 [answer] = await self.journal.write(claim)
         except trio.TooSlowError as error:
@@ -323,7 +323,7 @@ class DurableBatch:
         is_over = bool(void) and status != "queued"
         voided = [CallsVoided(bound.pipeline, bound.document, tuple(void))] if is_over else []
         # Bounded: a journal that hangs must not keep somebody here who wants to leave.
-        with outside_work(), trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
+        with journal_work(self.journal), trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
             return (await self.journal.write(*voided, told, entry))[-1] is not False
         return True  # nobody can tell
 
@@ -349,7 +349,7 @@ class DurableBatch:
         Raises:
             JournalError: If the journal has failed.
         """
-        with outside_work(), trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
+        with journal_work(self.journal), trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
             await self.journal.write(BatchEnded(self.batch, is_done, json_bytes(dict(counts)), self._now()))
 
     def _now(self) -> float:

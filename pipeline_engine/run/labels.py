@@ -6,6 +6,8 @@ import csv
 import json
 from typing import TYPE_CHECKING, Any
 
+from pipeline_engine.text import sentence_list
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -25,7 +27,8 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
         path: The file.
 
     Raises:
-        ValueError: If a line has no document, or the same one as an earlier line, or is no JSON.
+        ValueError: If a line has no document, or the same one as an earlier line, or is no JSON; if there is no
+            column of documents; if it is no text.
         OSError: If it cannot be read.
 
     Example:
@@ -37,7 +40,7 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
         {'a.md': {'category': 'news', 'quality.score': '0.5'}, 'b.md': {'category': 'report'}}
     """
     labels: dict[str, dict[str, Any]] = {}
-    for number, told in _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path):
+    for number, told in _rows(path):
         document = told.get(_KEY)
         if not isinstance(document, str) or not document:
             raise ValueError(f"line {number} of {str(path)!r} names no document. Each has its key as {_KEY!r}.")
@@ -49,9 +52,21 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
     return labels
 
 
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        yield from _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{str(path)!r} holds no labels: {error}. Give lines of JSON, or CSV, in UTF-8.") from error
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
+        if rows.fieldnames and _KEY not in rows.fieldnames:
+            raise ValueError(
+                f"{str(path)!r} has no column {_KEY!r}, but {sentence_list(list(rows.fieldnames))}. "
+                "Its first line names the columns, with commas between them."
+            )
         for row in rows:
             yield rows.line_num, {name: value for name, value in row.items() if name and value}
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FileSide", "JournalSide", "ResultSide", "Side"]
 
 _CURE = "Give a file that `out=` or `rows=` has written."
+_SQLITE = b"SQLite format 3\0"
 
 
 class Side(Protocol):
@@ -208,6 +209,8 @@ class FileSide:
         places: dict[str, list[int]] = {}
         is_rows, at = False, 0
         with self._path.open("rb") as file:
+            if file.peek(len(_SQLITE)).startswith(_SQLITE):
+                raise ValueError(f"{str(self._path)!r} is a journal. Name a batch in it, and give it as the journal.")
             for number, line in enumerate(file, start=1):
                 told = self._told(line, number)
                 if told is not None:

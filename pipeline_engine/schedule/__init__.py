@@ -6,7 +6,7 @@ from pipeline_engine.schedule.executors import StepExecutors
 from pipeline_engine.schedule.following import Event, Follower
 from pipeline_engine.schedule.journaling import BoundJournal
 from pipeline_engine.schedule.judging import only_error
-from pipeline_engine.schedule.outside import outside_work, within_trio
+from pipeline_engine.schedule.outside import journal_work, outside_work, within_trio
 from pipeline_engine.schedule.plan_keys import PlanKeys, changes_between
 from pipeline_engine.schedule.recall import Recall
 from pipeline_engine.schedule.replies import json_bytes, outcome_parts, unpack_prompt, usage_parts
@@ -32,6 +32,7 @@ __all__ = [
     "StepExecutors",
     "StepRun",
     "changes_between",
+    "journal_work",
     "json_bytes",
     "only_error",
     "outcome_parts",

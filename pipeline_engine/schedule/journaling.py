@@ -16,7 +16,7 @@ from pydantic_core import ValidationError
 from pipeline_engine.errors import JournalError
 from pipeline_engine.journal.keys import call_key
 from pipeline_engine.schedule.judging import billing_of, checked, fault_of, judged
-from pipeline_engine.schedule.outside import hold_clock, outside_work
+from pipeline_engine.schedule.outside import hold_clock_for, journal_work
 from pipeline_engine.schedule.replies import json_bytes, pack_prompt, read_reply, reply_bytes, usage_parts
 from pipeline_engine.schedule.step_keys import StepKeys
 from pipeline_engine.schedule.step_run import BoundModel
@@ -439,7 +439,10 @@ class Journaling:
     async def flush(self) -> None:
         """Return when all that was told is durable, and the steps that waited for it are settled; bounded."""
         if self._committing and self.error is None:
-            with outside_work(), trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS):
+            with (
+                journal_work(self.bound.journal),
+                trio.CancelScope(shield=True, deadline=trio.current_time() + _FLUSH_SECONDS),
+            ):
                 try:
                     await self.bound.journal.write()
                 except JournalError as error:
@@ -455,7 +458,7 @@ class Journaling:
         self, entries: Sequence[Entry], done: Callable[[Sequence[Answer]], None] | None = None
     ) -> Sequence[Answer] | None:
         # Also after a failure: the journal spills what was paid for meanwhile beside it.
-        release = hold_clock()
+        release = hold_clock_for(self.bound.journal)
         try:
             answers = self.bound.journal.submit(
                 entries, None if done is None else partial(self._answered, done, release)

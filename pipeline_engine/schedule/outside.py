@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
+from pipeline_engine.journal.writing import ThreadedJournal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trio.testing import MockClock
 
-__all__ = ["hold_clock", "outside_work", "within_trio"]
+    from pipeline_engine.values import Journal
+
+__all__ = ["hold_clock_for", "journal_work", "outside_work", "within_trio"]
 
 _PATIENCE = 5.0
 """Real seconds after which a virtual clock jumps all the same: what hangs must run into its timeout."""
@@ -47,8 +51,23 @@ def _leave_it() -> None:
 
 @contextmanager
 def outside_work() -> Iterator[None]:
-    """Hold a virtual clock while a thread, a process or another loop works, or a journal writes."""
+    """Hold a virtual clock while a thread, a process or another loop works."""
     release = hold_clock()
+    try:
+        yield
+    finally:
+        release()
+
+
+def hold_clock_for(journal: Journal) -> Callable[[], None]:
+    """Hold a virtual clock until a journal has answered, if it works on a thread; others may wait on the clock."""
+    return hold_clock() if isinstance(journal, ThreadedJournal) else _leave_it
+
+
+@contextmanager
+def journal_work(journal: Journal) -> Iterator[None]:
+    """Hold a virtual clock while a journal's thread writes."""
+    release = hold_clock_for(journal)
     try:
         yield
     finally:

@@ -9,12 +9,14 @@ from pydantic import TypeAdapter
 from pipeline_engine.errors import ProviderError, RateLimitError, RejectedError, StreamTruncatedError, UnavailableError
 from pipeline_engine.values import Completion, Embeddings
 
-__all__ = ["COMPLETION", "EMBEDDINGS", "error_from", "error_parts"]
+__all__ = ["ANSWER", "COMPLETION", "EMBEDDINGS", "error_from", "error_parts"]
 
 COMPLETION = TypeAdapter(Completion)
 """Completions."""
 EMBEDDINGS = TypeAdapter(Embeddings)
 """Vectors."""
+ANSWER: TypeAdapter[Completion | Embeddings] = TypeAdapter(Completion | Embeddings)
+"""Either."""
 
 _TYPES: dict[str, type[ProviderError]] = {
     kind.__name__: kind for kind in (UnavailableError, RateLimitError, RejectedError, ProviderError)

@@ -7,7 +7,11 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from pipeline_engine.plan import reasons_of
 from pipeline_engine.run.atomic import AtomicLines
+from pipeline_engine.testing.answers import ANSWER, error_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +23,7 @@ _HEAD = {"pipeline_engine": "recorded replies", "version": 1}
 _saving = threading.Lock()
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """Hold one call: what was asked, and what came of it, in JSON's types."""
@@ -50,6 +55,9 @@ class Recording:
         return self.step, -1 if self.item is None else self.item, self.key, self.call
 
 
+_RECORDING = TypeAdapter(Recording)
+
+
 def read_recordings(path: Path) -> list[Recording]:
     """Return what a file holds, in its order; nothing if there is no such file.
 
@@ -58,7 +66,7 @@ def read_recordings(path: Path) -> list[Recording]:
         OSError: If it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before it
     except FileNotFoundError:
         return []
     except UnicodeDecodeError as error:
@@ -73,10 +81,27 @@ def read_recordings(path: Path) -> list[Recording]:
                 if told != _HEAD:
                     raise ValueError(f"expected {json.dumps(_HEAD)}")
                 continue
-            recordings.append(Recording(**told))
-        except (TypeError, ValueError) as error:
+            recordings.append(_recording(told))
+        except ValidationError as error:
+            raise _unreadable(path, number, "; ".join(reasons_of(error))) from error
+        except (TypeError, ValueError, RecursionError) as error:
             raise _unreadable(path, number, error) from error
     return recordings
+
+
+def _recording(told: Any) -> Recording:
+    """Return what a line holds, once all of it is known to be of use: people edit these files, and merge them."""
+    recording = _RECORDING.validate_python(told)
+    if (recording.reply is None) == (recording.error is None):
+        raise ValueError("there must be either a reply or an error")
+    if recording.reply is not None:
+        ANSWER.validate_python(recording.reply)
+    if recording.error is not None:
+        try:
+            error_from(recording.error, recording.model)
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"its error cannot be raised again: {error!r}") from error
+    return recording
 
 
 def save_recording(path: Path, recording: Recording) -> list[Recording]:
@@ -110,7 +135,7 @@ def _lines(recordings: Iterable[Recording]) -> Iterable[dict[str, Any]]:
         yield {name: value for name, value in asdict(recording).items() if value is not None or name == "item"}
 
 
-def _unreadable(path: Path, number: int, error: Exception) -> ValueError:
+def _unreadable(path: Path, number: int, error: object) -> ValueError:
     return ValueError(
         f"{str(path)!r} holds no recorded replies: line {number} cannot be read ({error}). "
         "Restore the file, or delete it and record anew."

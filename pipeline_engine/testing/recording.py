@@ -19,7 +19,7 @@ from pipeline_engine.run.engine import DEFAULT_CAPACITY
 from pipeline_engine.testing.answers import COMPLETION, EMBEDDINGS, error_from, error_parts
 from pipeline_engine.testing.cassette import Recording, read_recordings, save_recording
 from pipeline_engine.testing.nearest import differences, nearest
-from pipeline_engine.testing.scrubbing import Scrubber
+from pipeline_engine.testing.scrubbing import Scrubber, is_named_secret
 from pipeline_engine.values import Completion, Cost, Embeddings, StreamingModel, current_step
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ class RecordedModel:
         if prompts not in ("text", "hash"):
             raise ValueError(f"prompts={prompts!r}: write 'text' or 'hash'.")
         self.path = Path(path)
+        if scrub is not None and not callable(scrub):
+            raise TypeError(f"scrub= takes a function of a text, not a {type(scrub).__name__}.")
         self.mode = _checked_mode(mode)
+        self._is_mode_given = mode is not None
         self._model: Any = Model(model) if isinstance(model, str) else model
         self._prompts = prompts
         self._scrubber = Scrubber(_known_secrets(self._model), scrub)
@@ -237,8 +240,8 @@ class RecordedModel:
         if asked.call <= len(equal):
             return equal[asked.call - 1]
         if self.mode == "none":
-            advice = f"Record it with {_VARIABLE}=once, or with pytest's --record-replies=once."
-            raise self._unrecorded(asked, advice)
+            how = "mode='once'" if self._is_mode_given else f"{_VARIABLE}=once, or with pytest's --record-replies=once"
+            raise self._unrecorded(asked, f"Record it with {how}.")
         return None
 
     def _equal(self, asked: _Asked) -> list[Recording]:
@@ -304,7 +307,10 @@ class RecordedModel:
             pieces=None if pieces is None else self._scrubbed_pieces(pieces.taken),
             **{name: self._scrubber.value(value) for name, value in told.items()},
         )
-        self._recordings = save_recording(self.path, recording)
+        try:
+            self._recordings = save_recording(self.path, recording)
+        except (OSError, ValueError) as error:  # no fallback hides it: the next run would ask, and pay, again
+            raise self._unrecorded(asked, f"It cannot be recorded: {error}") from error
 
     def _scrubbed_pieces(self, pieces: list[tuple[float, str]]) -> list[tuple[float, str]]:
         text = "".join(piece for _pause, piece in pieces)
@@ -383,7 +389,10 @@ def _known_secrets(model: Any) -> list[str]:
     names = {name for profile in PROFILES.values() for name in profile.key_names}
     known = [os.environ.get(name, "").strip() for name in names]
     if isinstance(model, Model):
-        known += [model.api_key or "", *(model.extra_headers or {}).values()]
+        headers = model.extra_headers or {}
+        known += [model.api_key or "", *headers.values()]
+        # Behind the name of a scheme: an error may quote the key alone.
+        known += [value.split()[-1] for name, value in headers.items() if is_named_secret(name) and value.strip()]
     return known
 
 

@@ -256,7 +256,10 @@ def test_labels_may_be_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("labels.csv", "key,x\n1,2\n", "line 2 of '.*' names no document"),
+        ("labels.csv", "document,x\n,2\n", "line 2 of '.*' names no document"),
+        ("labels.csv", "key,x\n1,2\n", "has no column 'document', but 'key' and 'x'"),
+        ("labels.csv", "document;x\n1;2\n", "'document;x'. Its first line names the columns, with commas between"),
+        ("labels.jsonl", "\udcff\udcfe", "'.*' holds no labels: .* Give lines of JSON, or CSV, in UTF-8"),
         ("labels.jsonl", '{"document": "1", "x": 1}\n\n{"document": "1", "x": 2}\n', "line 3 of .* a second time"),
         ("labels.jsonl", "[1]\n", "line 1 of .* names no document"),
         ("labels.jsonl", "{'x'}\n", "line 1 of .* is no JSON"),
@@ -265,7 +268,7 @@ def test_labels_may_be_a_file(tmp_path):
 def test_a_file_of_labels_that_is_wrong_names_the_line(tmp_path, name, text, why):
     """A label that silently counts for nothing would change the result."""
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
 
     with pytest.raises(ValueError, match=why):
         compare([], [], labels=Path(path))

@@ -189,6 +189,35 @@ def test_a_thread_that_hangs_still_runs_into_its_timeout(virtual_clock, monkeypa
     assert result.trace["stuck"].ended_at == 30
 
 
+def test_a_journals_writing_takes_no_virtual_time(virtual_clock, tmp_path):
+    """A claim that waits for the disk must not run into its deadline, nor an output become durable minutes later."""
+    models = {"fast": ScriptedModel({"*": "fine"}, latency={"title": MINUTE, "summary": MINUTE})}
+    documents = [{"document": str(number)} for number in range(20)]
+
+    batch = run_batch(pipeline, documents, models=models, capacity=5, journal=tmp_path / "journal.db")
+
+    assert batch.counts["completed"] == 20
+    single = run_pipeline(pipeline, INPUTS, models=models, journal=tmp_path / "journal.db").trace
+    assert (single["summary"].started_at, single.makespan) == (MINUTE, 2 * MINUTE)
+
+
+def test_a_run_inside_a_threads_step_does_not_wait_for_the_clock(virtual_clock, monkeypatch):
+    """The step's thread waits for trio, which must not wait for the thread."""
+    monkeypatch.setattr(outside, "_PATIENCE", 60.0)
+    nested = Pipeline("nested", inputs={"document": str})
+
+    @nested.step
+    def inner(document: str) -> float:
+        time.sleep(0.01)  # noqa: TID251 - a thread at work, in real time
+        makespan = run_pipeline(pipeline, {"document": document}, models=slow_models()).trace.makespan
+        time.sleep(0.01)  # noqa: TID251
+        return makespan
+
+    result = run_pipeline(nested, INPUTS)
+
+    assert (result["inner"], result.trace.makespan) == (2 * MINUTE, 2 * MINUTE)
+
+
 async def test_a_clock_of_pytest_trios_own_stands_still_as_well(autojump_clock):
     """Whoever has such a clock already need not change a test for it."""
     models = {"fast": ScriptedModel({"*": "fine"}, latency={"quick": 60, "last": 5})}

@@ -319,8 +319,17 @@ def test_an_unknown_request_says_what_is_nearest_and_what_differs(path):
         f"the model of step 'title' has no recorded reply to its request in {str(path)!r}, which holds 1. "
         "The nearest one is of step 'title': messages[0][1] differs from character 12 on: "
         "“Give this a title: The sea rises.” was recorded, “Give this a name: The sea rises.” is asked. "
-        "Record it with PIPELINE_ENGINE_RECORD=once, or with pytest's --record-replies=once."
+        "Record it with mode='once'."
     )
+
+
+def test_the_advice_is_one_that_helps(path, monkeypatch):
+    """The environment does not overrule what the code says."""
+    monkeypatch.setenv("PIPELINE_ENGINE_RECORD", "none")
+
+    failed = run(RecordedModel(path, "openai:gpt-4o-mini")).outcome("title").error
+
+    assert str(failed).endswith("Record it with PIPELINE_ENGINE_RECORD=once, or with pytest's --record-replies=once.")
 
 
 def test_no_retry_and_no_fallback_hides_it(path):
@@ -364,6 +373,62 @@ def test_a_file_that_holds_something_else_is_left_alone(path):
     path.write_text('{"pipeline_engine": "recorded replies", "version": 1}\n{"step": "title"}\n')
     with pytest.raises(ValueError, match=r"line 2 cannot be read"):
         RecordedModel(path, "openai:gpt-4o-mini")
+
+
+HEAD = '{"pipeline_engine": "recorded replies", "version": 1}'
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"reply": None}, "there must be either a reply or an error"),
+        ({"reply": {"texte": "Tides"}}, "Completion.text: Field required"),
+        ({"reply": None, "error": {"type": "OddError", "message": "odd"}}, "its error cannot be raised again"),
+        ({"seconds": "soon"}, "seconds: Input should be a valid number"),
+        ({"pieces": "Tides"}, "pieces: Input should be a valid list"),
+        ({"speed": 1}, "speed: Unexpected keyword argument"),
+    ],
+)
+def test_a_line_that_cannot_be_replayed_is_told_when_the_file_is_read(path, change, reason):
+    """People edit replies by hand: a slip is told with its line, and not by a step that fails for no reason."""
+    run(RecordedModel(path, ScriptedModel({"*": "Tides"})))
+    path.write_text(f"{HEAD}\n{json.dumps({**lines(path)[1], **change})}\n")
+
+    with pytest.raises(ValueError, match=rf"line 2 cannot be read \(.*{reason}"):
+        RecordedModel(path, "openai:gpt-4o-mini")
+
+
+def test_a_file_of_another_system_is_read(path):
+    """Editors and version control put marks and line ends of their own into it."""
+    run(RecordedModel(path, ScriptedModel({"*": "Tides"})))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+
+    assert run(RecordedModel(path, ScriptedModel(), mode="none"))["title"] == "Tides"
+
+
+def test_a_reply_that_cannot_be_written_is_no_failure_to_fall_back_from(path):
+    """The test would go on with the fallback, and the next one would pay again."""
+    path.parent.mkdir()
+    pipeline = Pipeline("article", inputs={"document": str})
+
+    @pipeline.llm("fast", str, fallback="No title")
+    def title(document: str) -> str:
+        return document
+
+    model = RecordedModel(path, ScriptedModel({"*": "Tides"}))
+    path.mkdir()
+
+    failed = run(model, pipeline).outcome("title").error
+
+    assert isinstance(failed, UnrecordedError)
+    assert "It cannot be recorded: " in str(failed)
+    assert isinstance(failed.__cause__, OSError)
+
+
+def test_a_rule_that_is_no_function_is_refused(path):
+    """Before anything is asked and paid for."""
+    with pytest.raises(TypeError, match="scrub= takes a function of a text, not a str"):
+        RecordedModel(path, "openai:gpt-4o-mini", scrub="Ada")
 
 
 @pytest.mark.parametrize("mode", ["ones", ""])
