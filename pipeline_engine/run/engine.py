@@ -642,18 +642,23 @@ def _checked(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
 
 
 def _guarded(sink: Sink, started: RunStarted) -> Callable[[Record], None]:
-    """Return a reader whose errors are logged: who looks on must not end what is looked at."""
+    """Return a reader whose first error is logged: who looks on must not end what is looked at."""
     try:
         reader = sink.open_run(started)
     except Exception:  # noqa: BLE001 - somebody else's code, which only looks on
         _log.exception("sink %s could not be opened", type(sink).__name__)
         return lambda _record: None
 
+    has_raised = False
+
     def read(record: Record) -> None:
+        nonlocal has_raised
         try:
             reader(record)
         except Exception:  # noqa: BLE001 - somebody else's code, which only looks on
-            _log.exception("sink %s raised on %s", type(sink).__name__, type(record).__name__)
+            level = logging.DEBUG if has_raised else logging.ERROR  # dozens of records a run, and mostly one cause
+            has_raised = True
+            _log.log(level, "sink %s raised on %s", type(sink).__name__, type(record).__name__, exc_info=True)
 
     return read
 

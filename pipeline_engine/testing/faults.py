@@ -45,15 +45,19 @@ def http_error(status: int, message: str = "", *, retry_after: float | None = No
         latency: Seconds until it comes; the model's own if not given.
 
     Raises:
-        ValueError: If the status is one of success.
+        ValueError: If the status is none, or one of success, or `retry_after` is no number of seconds.
 
     Example:
         >>> print(http_error(400, "Unknown field").answer.error("openai:gpt-4o-mini"))
         model 'openai:gpt-4o-mini' rejected the request (HTTP 400): “Unknown field”. Correct the request: sent \
 again as it is, it will be rejected again.
     """
+    if not isinstance(status, int) or not 100 <= status < 600:
+        raise ValueError(f"http_error({status!r}): a status is a whole number from 100 to 599, such as 503.")
     if 200 <= status < 300:
         raise ValueError(f"http_error({status}): that is a status of success. Script the answer itself.")
+    if retry_after is not None and not (isinstance(retry_after, int | float) and retry_after >= 0):
+        raise ValueError(f"retry_after={retry_after!r}: it is a number of seconds.")
     return Reply(Fault(partial(_http_error, status, message, retry_after)), latency)
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline_engine.report import Trace
+from pipeline_engine.report.spans import SEGMENT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ def assert_started_at(
     trace = _trace(result)
     span = _span(trace, step, item)
     started = None if span.started_at is None else span.started_at - trace.started_at
-    if started is None or abs(started - seconds) > within:
+    if started is None or not abs(started - seconds) <= within:  # true for NaN, too
         found = "did not start" if started is None else f"started at {_shown(started)}"
         raise _failure(trace, f"step {span.name!r} {found}, not at {_shown(seconds)}", span)
 
@@ -83,7 +84,7 @@ def assert_ended_at(
     trace = _trace(result)
     span = _span(trace, step, item)
     ended = span.ended_at - trace.started_at
-    if span.outcome is None or abs(ended - seconds) > within:
+    if span.outcome is None or not abs(ended - seconds) <= within:
         found = "has not ended" if span.outcome is None else f"ended at {_shown(ended)}"
         raise _failure(trace, f"step {span.name!r} {found}, not at {_shown(seconds)}", span)
 
@@ -110,12 +111,15 @@ def assert_waited(
     Raises:
         AssertionError: If it was longer or shorter.
         KeyError: If there is no such step.
+        ValueError: If there is no such kind.
     """
     __tracebackhide__ = True
+    if kind not in SEGMENT_KINDS:
+        raise ValueError(f"{kind!r} is nothing that time goes to. The kinds are {', '.join(SEGMENT_KINDS)}.")
     trace = _trace(result)
     span = _span(trace, step, item)
     waited = sum(segment.duration for part in _parts(trace, span) for segment in part.segments if segment.kind == kind)
-    if abs(waited - seconds) > within:
+    if not abs(waited - seconds) <= within:
         reason = f"step {span.name!r} spent {_shown(waited)} on {kind!r}, not {_shown(seconds)}"
         raise _failure(trace, reason, span)
 
@@ -174,8 +178,11 @@ def assert_order(result: RunResult | Trace, *steps: str | Step[..., object]) -> 
     Raises:
         AssertionError: If one started before the one before it had ended, or did not start at all.
         KeyError: If there is no such step.
+        ValueError: If there are fewer than two of them.
     """
     __tracebackhide__ = True
+    if len(steps) < 2:
+        raise ValueError("assert_order(result, first, second, …): an order takes two steps or more.")
     trace = _trace(result)
     for before, after in pairwise(_span(trace, step, None) for step in steps):
         if after.started_at is None:

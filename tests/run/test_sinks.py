@@ -104,3 +104,15 @@ def test_what_is_no_sink_is_refused_at_once(sinks, message):
     """A job that ran all night without telemetry has told so in a log that nobody reads."""
     with pytest.raises(TypeError, match=message):
         run_pipeline(pipeline, DOCUMENTS[0], sinks=sinks)
+
+
+def test_a_sink_that_always_raises_is_told_of_once_and_ends_nothing(caplog):
+    """A thousand tracebacks of one cause hide the one line that matters."""
+
+    class Broken:
+        def open_run(self, started):
+            return lambda record: 1 / 0
+
+    assert run_pipeline(pipeline, DOCUMENTS[0], sinks=[Broken()])[doubled] == 2
+    [told] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told.getMessage().startswith("sink Broken raised on ")

@@ -88,6 +88,21 @@ def test_a_refusal_quotes_the_models_words(virtual_clock):
     assert "“Not this”" in str(run(refused("Not this.")).outcome("title").error)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: http_error(0), "a status is a whole number from 100 to 599"),
+        (lambda: http_error("503"), "a status is a whole number from 100 to 599"),
+        (lambda: rate_limited("5"), "retry_after='5': it is a number of seconds"),
+        (lambda: rate_limited(float("nan")), "retry_after=nan: it is a number of seconds"),
+    ],
+)
+def test_nonsense_is_refused_where_it_is_written(make, message):
+    """Told inside the step it would look like a fault of the pipeline."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_a_status_of_success_is_no_fault():
     """It would become an error that no provider ever sends."""
     with pytest.raises(ValueError, match=r"http_error\(200\): that is a status of success"):

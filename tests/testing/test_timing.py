@@ -131,3 +131,13 @@ def test_the_tolerance_can_be_widened(result):
     assert_started_at(result, summary, 2, within=0.25)
     with pytest.raises(AssertionError):
         assert_started_at(result, summary, 2, within=0.15)
+
+
+def test_a_question_that_cannot_fail_is_refused(result):
+    """A misspelled kind was never waited for, so that 0 s would always be right; and one step is always in order."""
+    with pytest.raises(ValueError, match="'back-off' is nothing that time goes to"):
+        assert_waited(result, title, "back-off", 0)
+    with pytest.raises(ValueError, match="an order takes two steps or more"):
+        assert_order(result, title)
+    with pytest.raises(AssertionError, match="not at nan s"):
+        assert_started_at(result, title, float("nan"))
