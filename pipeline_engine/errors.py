@@ -466,7 +466,7 @@ class JournalVersionError(JournalError):
         if version > known:
             text = "was written by a newer pipeline_engine. Update this one, or name another file."
         else:
-            text = "was written by an older pipeline_engine. Run `pipeline-engine doctor` on it to bring it up to date."
+            text = "was written by an older pipeline_engine. Bring it up to date: `pipeline-engine doctor --repair`."
         super().__init__(f"journal {path!r} {text} (Its tables have version {version}, known here is {known}.)")
 
 

@@ -14,6 +14,7 @@ from pipeline_engine.cli.arguments import JOURNAL_VARIABLE
 from pipeline_engine.cli.failing import COMPLETED, NOT_COMPLETED, CommandError
 from pipeline_engine.cli.journals import print_json, print_lines, table_of
 from pipeline_engine.cli.progress import console_for
+from pipeline_engine.cli.running import writable
 from pipeline_engine.report.comparison_page import FIGURE_NAMES, figure_text, ratio_text, shown_figures
 from pipeline_engine.run.atomic import AtomicLines
 from pipeline_engine.run.comparing import compare
@@ -33,6 +34,8 @@ __all__ = ["compare_batches"]
 _SHOWN_DOCUMENTS = 10
 _SHOWN_KEY = 60
 _SHOWN_OUTPUT = 80
+_WIDE = 110
+"""Cells of a line in which the table of figures has room for medians, too; --json and --html have them always."""
 
 
 def compare_batches(arguments: Namespace) -> int:
@@ -49,8 +52,9 @@ def compare_batches(arguments: Namespace) -> int:
     if given[1] is None:
         given = (given[0] or ("previous" if len(journals) == 1 else "last"), "last")
     _check_journals(given, journals)
+    out, page = (writable(option, name, ()) for option, name in (("--out", arguments.out), ("--html", arguments.html)))
     with ExitStack() as stack:
-        lines = None if arguments.out is None else _Lines(stack, Path(arguments.out))
+        lines = None if out is None else _Lines(stack, out)
         try:
             comparison = compare(
                 *given,
@@ -61,10 +65,12 @@ def compare_batches(arguments: Namespace) -> int:
             )
         except (LookupError, ValueError) as error:
             raise CommandError(str(error.args[0] if error.args else error)) from None
+        except OSError as error:  # a code of its own: 1 says that documents differ
+            raise CommandError(f"{str(error.filename)!r}: {error.strerror}. Nothing was compared.") from error
         if lines is not None:
             lines.begin()  # nothing differs: the file is empty, not that of another comparison
-        if arguments.html is not None:
-            comparison.to_html(arguments.html)
+        if page is not None:
+            comparison.to_html(page)
     if arguments.json:
         print_json(comparison.told())
     else:
@@ -110,7 +116,9 @@ def _print(comparison: Comparison, arguments: Namespace) -> None:
     _print_table(console, _steps_table(comparison.steps), "outputs")
     _print_table(console, _fields_table(comparison.steps), "fields that differ")
     _print_table(console, _labels_table(comparison), "against the labels")
-    _print_table(console, _figures_table(comparison), "figures, of documents and of steps that both have executed")
+    _print_table(
+        console, _figures_table(comparison, console.width), "figures, of documents and of steps that both have executed"
+    )
     _print_table(console, _documents_table(comparison.differences), "documents that differ most")
     lines = ["", *comparison.notes] if comparison.notes else []
     left = comparison.different - _SHOWN_DOCUMENTS
@@ -166,14 +174,16 @@ def _labels_table(comparison: Comparison) -> Table:
     return table
 
 
-def _figures_table(comparison: Comparison) -> Table:
-    names = ("documents", "A", "B", "B / A", "p50 A", "p50 B", "p95 A", "p95 B")
+def _figures_table(comparison: Comparison, width: int) -> Table:
+    has_shares = width >= _WIDE
+    names = ("documents", "A", "B", "B / A", *(("p50 A", "p50 B", "p95 A", "p95 B") if has_shares else ()))
     table = table_of([("of", "fold"), ("figure", "left"), *((name, "right") for name in names)])
     parts: list[tuple[str, Any]] = [("document", comparison.figures)]
     parts += [(step.step, step.figures) for step in comparison.steps]
     for of, figures in parts:
         for name, figure in shown_figures(figures):
-            values = (figure.total_a, figure.total_b, figure.p50_a, figure.p50_b, figure.p95_a, figure.p95_b)
+            values = [figure.total_a, figure.total_b]
+            values += [figure.p50_a, figure.p50_b, figure.p95_a, figure.p95_b] if has_shares else []
             texts = [figure_text(name, value) for value in values]
             texts.insert(2, ratio_text(figure.ratio))
             table.add_row(Text(one_line(of)), Text(FIGURE_NAMES[name]), Text(f"{figure.count:,}"), *map(Text, texts))

@@ -109,5 +109,7 @@ def _state_text(moment: Moment, journal: str) -> str:
     if moment.state == "done":
         return f"{said} is done."
     why = "its process has ended" if moment.state == "interrupted" else "it was stopped"
+    if not batch.command:
+        return f"{said} is not done: {why}. A program has started it: run that again, and it does what is missing."
     name = journal_place(journal).name
     return f"{said} is not done: {why}. Go on with: pipeline-engine resume {batch.batch} --journal {shlex.quote(name)}"

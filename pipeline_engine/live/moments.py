@@ -87,11 +87,15 @@ class Moments:
         told = reader.progress(stored.batch)
         alive = [one for one in reader.workers() if not self._watch.is_dead(one.worker, one.beat, now)]
         names = {one.worker for one in alive}
-        present = combined([_moment(one, now, is_alive=one.worker in names) for one in told])
+        moments = [_moment(one, now, is_alive=one.worker in names) for one in told]
+        present = combined(moments)
         state = stored.state
         if state == "running" and not any(_may_work_on(one, told) for one in alive):
             state = "interrupted"
         documents = {status: stored.documents[status] for status in ENDED if stored.documents.get(status)}
+        if state == "done" and told:
+            # Later batches may have asked for its documents since: what its last process has counted stays.
+            documents = dict(moments[0].documents) or documents
         if state != "running":
             present = replace(present, is_over=True)
         return Moment(stored, state, replace(present, documents=documents), len(alive))

@@ -173,7 +173,8 @@ def _now(moment: Mapping[str, Any]) -> str:
         processes = "a process" if moment["processes"] == 1 else f"{moment['processes']} processes"
         lines.append(f"{processes} at work · {_safe(seconds_text(present.elapsed))} so far")
     if moment["state"] == "interrupted":
-        lines.append("its process has ended: <code>pipeline-engine resume</code> goes on with it")
+        how = "<code>pipeline-engine resume</code>" if moment["command"] else "the program that has started it"
+        lines.append(f"its process has ended: {how} goes on with it")
     if moment["calls"]:
         lines.append(_link("/report", "report", batch=moment["batch"]))
     return (

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline_engine.report import Totals, Trace
 from pipeline_engine.report.html import render_html
-from pipeline_engine.values import unpack_records
+from pipeline_engine.report.stored import StoredTraces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from pipeline_engine.journal import JournalReader
-    from pipeline_engine.journal.reading import StoredRun
 
 __all__ = ["report_page"]
 
@@ -29,23 +25,11 @@ def report_page(reader: JournalReader, *, batch: str, key: str | None = None) ->
     stored = reader.batch(batch)
     if key is not None:
         document = reader.document(stored.pipeline, key)
-        *_, latest = (None, *_traces(reader.runs_of(stored.pipeline, document.document)))
+        latest = StoredTraces(reader.runs_of(stored.pipeline, document.document)).latest()
         if latest is None:
             raise LookupError(f"document {document.document!r} has no recorded run.")
         return render_html(latest)
-    totals = Totals(max_spans=_MAX_SPANS)
-    for trace in _traces(reader.runs(stored.batch)):
-        totals.add(trace)
-    found = totals.result()
+    found = StoredTraces(reader.runs(stored.batch)).totals(_MAX_SPANS)
     if not found.count:
         raise LookupError(f"batch {stored.batch} has no recorded run yet.")
     return render_html(found)
-
-
-def _traces(runs: Iterable[StoredRun]) -> Iterator[Trace]:
-    """Yield the runs as traces, less what cannot be read any more."""
-    for run in runs:
-        try:
-            yield Trace.from_records(unpack_records(run.records))
-        except ValueError:
-            continue

@@ -1,4 +1,4 @@
-"""What a batch could not have been faster than: its slots, its models' limits, its longest document; and the sentence."""
+"""What a batch could not have been faster than: its slots, its models' limits, its longest document; and a verdict."""
 
 from __future__ import annotations
 
@@ -192,6 +192,8 @@ def draw_batch_verdict(bounds: BatchBounds, documents: int, waits: Mapping[Segme
         documents: How many documents were run.
         waits: The seconds that all steps together have waited, by what for.
     """
+    if not documents:
+        return "no document was run"
     head = f"{count_text(documents)} document{'' if documents == 1 else 's'} in {seconds_text(bounds.makespan)}"
     if bounds.idle >= 0.01 * bounds.makespan and bounds.idle >= 1:
         head += f" (and {seconds_text(bounds.idle)} in which none was in flight)"
@@ -229,11 +231,12 @@ def _cure(bounds: BatchBounds, binding: Bound) -> str:
     slots = _percent(bounds.gain_without("slots"))
     if binding.kind == "slots":
         return f"more slots gain at most {slots}"
-    cannot = "more slots cannot help" if bounds.gain_without("slots") < 0.005 else f"more slots gain at most {slots}"
+    is_vain = bounds.gain_without("slots") < 0.005
+    effect = "more slots cannot help" if is_vain else f"more slots gain at most {slots}"
     if binding.kind == "critical path":
-        return f"{cannot}; only shorter or fewer steps in a row can"
+        return f"{effect}; only shorter or fewer steps in a row {'can' if is_vain else 'gain more'}"
     gain = _percent(bounds.gain_without(binding.kind))
-    return f"{cannot}; to gain up to {gain}, {CURES[binding.kind]}"
+    return f"{effect}; to gain up to {gain}, {CURES[binding.kind]}"
 
 
 def _percent(share: float) -> str:

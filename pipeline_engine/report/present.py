@@ -235,7 +235,7 @@ def combined(moments: Sequence[Present], *, max_longest: int = 3) -> Present:
     return Present(
         elapsed=max((moment.elapsed for moment in live or moments), default=0.0),
         documents=_added(moment.documents for moment in moments),
-        kept=sum(moment.kept for moment in moments),
+        kept=max((moment.kept for moment in moments), default=0),  # each finds what those before it have run
         total=None if None in totals else max((total for total in totals if total is not None), default=None),
         in_flight=sum(moment.in_flight for moment in live),
         capacity=sum(moment.capacity for moment in live),

@@ -67,14 +67,17 @@ class JournalSide:
         missing = count_ended(reader, batch.batch) - len(self._keys)
         if not self._keys and missing > 0:
             raise LookupError(
-                f"batch {batch.batch!r} has run nothing itself, and later batches have asked for all of its documents: "
-                "compare one of those."
+                f"batch {batch.batch!r} has run nothing itself, or its runs were pruned, and later batches have asked "
+                "for all of its documents: compare one of those."
             )
-        self.notes: Sequence[str] = (
-            [f"{missing:,} documents of batch {batch.batch} were not run by it, and belong to later batches."]
-            if missing > 0
-            else []
-        )
+        notes = []
+        if missing > 0:
+            notes.append(
+                f"{missing:,} documents of batch {batch.batch} were not run by it, and belong to later batches."
+            )
+        if batch.state != "done":
+            notes.append(f"Batch {batch.batch} is not done, but {batch.state}: what it has not run is missing here.")
+        self.notes: Sequence[str] = notes
 
     def keys(self) -> list[str]:
         """Return the keys of the documents that it has run, or that no later batch has asked for."""

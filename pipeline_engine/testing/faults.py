@@ -52,11 +52,12 @@ def http_error(status: int, message: str = "", *, retry_after: float | None = No
         model 'openai:gpt-4o-mini' rejected the request (HTTP 400): “Unknown field”. Correct the request: sent \
 again as it is, it will be rejected again.
     """
-    if not isinstance(status, int) or not 100 <= status < 600:
+    given: tuple[Any, Any] = (status, retry_after)  # a script may be written without a type checker
+    if not isinstance(given[0], int) or not 100 <= status < 600:
         raise ValueError(f"http_error({status!r}): a status is a whole number from 100 to 599, such as 503.")
     if 200 <= status < 300:
         raise ValueError(f"http_error({status}): that is a status of success. Script the answer itself.")
-    if retry_after is not None and not (isinstance(retry_after, int | float) and retry_after >= 0):
+    if given[1] is not None and not (isinstance(given[1], int | float) and given[1] >= 0):
         raise ValueError(f"retry_after={retry_after!r}: it is a number of seconds.")
     return Reply(Fault(partial(_http_error, status, message, retry_after)), latency)
 

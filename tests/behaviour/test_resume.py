@@ -1,5 +1,7 @@
 """A run that was interrupted goes on where it stopped: nothing is lost, and nothing is paid for twice."""
 
+from functools import partial
+
 import pytest
 import trio
 from hypothesis import given, settings
@@ -447,6 +449,36 @@ async def test_a_document_that_is_being_run_is_waited_for_not_run_twice(virtual_
 
     assert [result.status for result in results] == ["completed", "completed"]
     assert set(model.bill.values()) == {1}
+
+
+async def test_a_run_ends_when_its_last_output_is_kept_while_another_document_arrives(virtual_clock):
+    """Its task sleeps until then: nobody else would ever wake it, and the batch would never end."""
+    pipeline = Pipeline("one", inputs={"document": str})
+
+    @pipeline.llm("fast", str)
+    def title(document: str) -> str:
+        return f"Title of {document}"
+
+    async with trio.open_nursery() as nursery, Engine(models={"fast": PaidModel()}, capacity=1) as engine:
+
+        class ArrivingJournal(SlowJournal):
+            """Answers at the very instant at which a batch has let in a document that has not begun yet."""
+
+            def _answer(self, entries, done):
+                engine.scheduler.arriving += 1
+                super()._answer(entries, done)
+                engine.scheduler.arriving -= 1
+
+        journal = ArrivingJournal(0.0)
+        await nursery.start(journal.serve)
+        with trio.fail_after(100):
+            async with trio.open_nursery() as runs:
+                for document in "abc":
+                    runs.start_soon(partial(engine.run, pipeline, {"document": document}, journal=journal))
+        nursery.cancel_scope.cancel()
+
+    ended = [entry.status for entry in journal.acknowledged if isinstance(entry, DocumentEnded)]
+    assert ended == ["completed"] * 3
 
 
 async def test_a_stopped_document_is_told_as_stopped_and_kept_as_waiting(virtual_clock):

@@ -29,6 +29,19 @@ def test_the_last_batch_is_compared_with_the_one_before(cli, journal):
     assert rows[:2] == [["title", "3", "0", "0", "0"], ["summary", "0", "3", "0", "0"]]
 
 
+@pytest.mark.parametrize(("columns", "has_medians"), [("80", False), ("120", True)])
+def test_figures_say_of_what_they_are_however_narrow_it_is(cli, journal, monkeypatch, columns, has_medians):
+    """A row whose step was squeezed out tells nothing."""
+    monkeypatch.setenv("COLUMNS", columns)
+    out = cli("compare", "--journal", journal).out
+
+    rows = [
+        line for line in out.splitlines() if line.startswith(("document ", "title ", "summary ")) and " time " in line
+    ]
+    assert [row.split()[0] for row in rows] == ["document", "summary"]
+    assert ("p95 B" in out) is has_medians
+
+
 def test_what_a_model_has_said_cannot_steer_the_terminal(cli, journal):
     """Outputs stand in the table."""
     out = cli("compare", "--journal", journal).out
@@ -97,6 +110,13 @@ def test_labels_say_who_is_right(cli, journal, write):
         (["1.rows", "docs/a.md"], "'docs/a.md' holds neither results nor rows"),
         (["--journal", "a", "--journal", "b", "--journal", "c"], "--journal is given once, or twice"),
         (["1.rows", "2.rows", "--labels", "docs/a.md"], "line 1 of 'docs/a.md' is no JSON"),
+        (["1.rows", "2.rows", "--labels", "none.csv"], "'none.csv': No such file or directory"),
+        (["1.rows", "2.rows", "--labels", "runs.db"], "'runs.db' holds no labels"),
+        (
+            ["1.rows", "2.rows", "--html", "none/c.html"],
+            "--html 'none/c.html' lies in the folder 'none'",
+        ),
+        (["1.rows", "runs.db"], "'runs.db' is a journal. Name a batch in it"),
         (["previous", "last", "--journal", "nowhere.db"], "nowhere.db"),
     ],
 )

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import webbrowser
-import zlib
 
 import pytest
 
@@ -19,8 +18,8 @@ def ran_batch(cli, write, notes):
 
 
 def documents(page):
-    found = re.search(r'id="data" data-rows>([^<]*)</script>', page.read_text(encoding="utf-8"))
-    data = json.loads(zlib.decompress(base64.b64decode(found[1])))
+    found = re.search(r'id="first">([^<]*)</script>', page.read_text(encoding="utf-8"))
+    data = json.loads(base64.b64decode(found[1]))
     return {data["texts"][key] for key in data["documents"]["key"]}
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 
 import pytest
 
@@ -112,6 +114,13 @@ def test_a_batch_whose_process_was_killed_is_interrupted(folder, another, cli):
     assert before.out.splitlines()[-1].endswith("of pipeline 'notes' is running in 1 process.")
     assert ran.code == 1
     last = ran.out.splitlines()[-1]
+    assert last.endswith(
+        "is not done: its process has ended. A program has started it: run that again, and it does what is missing."
+    )
+
+    with closing(sqlite3.connect(folder / "runs.db")) as journal, journal:
+        journal.execute("update batches set command = ?", (b'{"argv": ["run"], "cwd": "."}',))
+    last = cli("watch", "runs.db").out.splitlines()[-1]
     assert "is not done: its process has ended. Go on with: pipeline-engine resume " in last
     assert last.endswith(" --journal runs.db")
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline_engine.journal import journal_place, read_journal
 from pipeline_engine.live.moments import Moments
 from pipeline_engine.report import InFlight, ModelNow, Present
+from tests.live.conftest import fill
 
 NOW = 1_900_000_000.0
 
@@ -103,6 +104,18 @@ def test_words_of_another_version_are_passed_over(journal):
     change(journal, "update progress set worker = 'w'")
 
     assert look(journal).present.documents == {"completed": 2, "partial": 1}
+
+
+def test_a_batch_keeps_its_documents_although_a_later_one_has_asked_for_them(tmp_path):
+    """A journal has one state for each document; "0 of 3, and done" would be believed by nobody."""
+    path = tmp_path / "runs.db"
+    first = fill(path)
+    fill(path)
+
+    with read_journal(journal_place(str(path))) as reader:
+        moment = Moments().look(reader, first.batch, NOW)
+
+    assert (moment.state, moment.present.documents) == ("done", {"completed": 2, "partial": 1})
 
 
 def test_there_must_be_such_a_batch(journal):

@@ -8,6 +8,7 @@ import trio.testing
 
 from pipeline_engine import Limits, Pipeline, run_batch_async
 from pipeline_engine.report import Totals
+from pipeline_engine.report.batch_bounds import BatchBounds, Bound, draw_batch_verdict
 from pipeline_engine.testing import ScriptedModel
 
 
@@ -72,6 +73,22 @@ def test_a_batch_of_one_document_is_bound_by_its_longest_chain():
         "(title → summary) alone needs 2.0 s (100 % of it); more slots cannot help; "
         "only shorter or fewer steps in a row can"
     )
+
+
+def test_where_slots_would_help_a_little_the_verdict_does_not_deny_it():
+    """One sentence that says both "they gain 33 %" and "only something else can" is believed by nobody."""
+    bounds = BatchBounds(
+        3.0, 0.0, (Bound("critical path", 2.0, "d0 (title → summary)"), Bound("slots", 1.5, "4 slots"))
+    )
+
+    verdict = draw_batch_verdict(bounds, 4, {})
+
+    assert verdict.endswith("more slots gain at most 33 %; only shorter or fewer steps in a row gain more")
+
+
+def test_a_batch_of_which_nothing_was_run_says_just_that():
+    """All of its documents had ended before: no time and no bound is to be told."""
+    assert Totals().result().verdict == "no document was run"
 
 
 def test_time_in_which_nothing_was_in_flight_is_not_the_makespan(record_stream):

@@ -86,6 +86,15 @@ def test_processes_together_see_the_sum_of_what_each_sees(moments):
     assert together.is_over == (not live)
 
 
+def test_what_one_process_has_run_is_found_by_the_next_and_is_not_kept_twice():
+    """Stopped and resumed three times, a batch would else have more from the journal than there is in it."""
+    first = Present(documents={"completed": 300}, is_over=True)
+    second = Present(documents={"completed": 700}, kept=300, is_over=True)
+    third = Present(documents={"completed": 800}, kept=700, rate=1.0, total=1000)
+
+    assert combined([first, second, third]).kept == 700
+
+
 @pytest.mark.parametrize(
     ("finished", "kept", "total", "in_flight", "left"),
     [

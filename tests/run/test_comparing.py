@@ -104,8 +104,21 @@ def test_a_batch_that_found_all_done_has_the_results_until_a_later_one_asks():
     assert counts(compare(first, idle)) == {"title": (3, 0, 0, 0, 3), "summary": (3, 0, 0, 0, 3)}
 
     run(2, journal)
-    with pytest.raises(LookupError, match="has run nothing itself, and later batches have asked for all"):
+    with pytest.raises(LookupError, match="has run nothing itself, or its runs were pruned, and later batches"):
         compare(first, idle)
+
+
+def test_a_batch_that_has_not_come_to_its_end_is_said_to_have_not():
+    """Somebody compares while the second one still runs, and takes half of it for the whole."""
+    journal = MemoryJournal()
+    first = run(1, journal)
+    with iter_batch(pipeline_of(1), DOCUMENTS, models={"fast": ScriptedModel({"*": "x"})}, journal=journal) as results:
+        next(results)
+
+    notes = compare("previous", "last", journal=journal).notes
+
+    [note] = [note for note in notes if "is not done" in note]
+    assert first.batch not in note
 
 
 def test_batches_are_found_by_name_in_one_journal_or_in_two(tmp_path):
