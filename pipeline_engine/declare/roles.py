@@ -118,6 +118,12 @@ class Model:
     """When it is left alone after failures; never if not given."""
 
     def __post_init__(self) -> None:
+        name: Any = self.name
+        if not isinstance(name, str):
+            raise TypeError(
+                f'Model(…) takes "provider:model", not {name!r}. Bind an object that is a model as it is, '
+                "with its own limits= and breaker=."
+            )
         if isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool):
             object.__setattr__(self, "timeout", Timeout(attempt=self.timeout))
         elif not isinstance(self.timeout, Timeout | None):

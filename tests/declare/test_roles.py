@@ -125,3 +125,9 @@ def test_equal_models_are_one():
 def test_models_that_differ_in_anything_are_two(difference):
     """Sharing one would send the calls of one with the settings of the other."""
     assert Model("openai:gpt-4o", **difference) != Model("openai:gpt-4o")
+
+
+def test_an_object_that_is_a_model_is_not_wrapped_in_another():
+    """A scripted model stands in the place of `Model(…)`, not inside it: told at once, and what to do instead."""
+    with pytest.raises(TypeError, match="Bind an object that is a model as it is"):
+        Model(object())
