@@ -10,18 +10,16 @@ from pipeline_engine.cli.failing import COMPLETED, CommandError, say
 from pipeline_engine.cli.journals import opened
 from pipeline_engine.cli.pages import write_page
 from pipeline_engine.cli.running import writable
-from pipeline_engine.report import Totals, Trace
 from pipeline_engine.report.numbers import counted
+from pipeline_engine.report.stored import StoredTraces
 from pipeline_engine.text import one_line
-from pipeline_engine.values.recording import unpack_records
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterable, Iterator
 
     from pipeline_engine.journal import JournalReader
-    from pipeline_engine.journal.reading import StoredBatch, StoredRun
-    from pipeline_engine.report import BatchTrace
+    from pipeline_engine.journal.reading import StoredBatch
+    from pipeline_engine.report import BatchTrace, Trace
 
 __all__ = ["report"]
 
@@ -52,10 +50,9 @@ def report(arguments: Namespace) -> int:
 
 
 def _of_batch(reader: JournalReader, batch: StoredBatch, max_spans: int) -> BatchTrace:
-    totals = Totals(max_spans=max_spans)
-    for trace in _traces(reader.runs(batch.batch)):
-        totals.add(trace)
-    found = totals.result()
+    traces = StoredTraces(reader.runs(batch.batch))
+    found = traces.totals(max_spans)
+    _say_lost(traces)
     if not found.count:
         raise CommandError(
             f"batch {batch.batch} has no runs in this journal: none has ended yet, its documents had all ended before, "
@@ -67,7 +64,9 @@ def _of_batch(reader: JournalReader, batch: StoredBatch, max_spans: int) -> Batc
 def _of_document(reader: JournalReader, batch: StoredBatch, name: str) -> Trace:
     """Return the latest run of a document."""
     document = reader.document(batch.pipeline, name)
-    *_, latest = (None, *_traces(reader.runs_of(batch.pipeline, document.document)))
+    traces = StoredTraces(reader.runs_of(batch.pipeline, document.document))
+    latest = traces.latest()
+    _say_lost(traces)
     if latest is None:
         raise CommandError(
             f"document {document.document!r} has no run in this journal: none has ended, or they were pruned."
@@ -75,13 +74,6 @@ def _of_document(reader: JournalReader, batch: StoredBatch, name: str) -> Trace:
     return latest
 
 
-def _traces(runs: Iterable[StoredRun]) -> Iterator[Trace]:
-    """Yield the runs as traces; what cannot be read any more is counted and said, and left out."""
-    lost = 0
-    for run in runs:
-        try:
-            yield Trace.from_records(unpack_records(run.records))
-        except ValueError:
-            lost += 1
-    if lost:
-        say(f"{counted(lost, 'run')} cannot be read: another version has written them, or they are damaged.")
+def _say_lost(traces: StoredTraces) -> None:
+    if traces.lost:
+        say(f"{counted(traces.lost, 'run')} cannot be read: another version has written them, or they are damaged.")

@@ -126,7 +126,8 @@ class BatchTrace:
     """What failed, commonest first."""
     models: ModelHistory = field(default_factory=ModelHistory)
     """What happened to the models: `limits`, thinned out to a few hundred points for each model, and the latest
-    few hundred changes of each breaker and cool-downs of each model, those that overlap as one."""
+    few hundred changes of each breaker and cool-downs of each model, those that overlap as one. Its instants are in
+    seconds since the epoch."""
     acceptance: Mapping[str, Mapping[str, Acceptance]] = field(default_factory=dict)
     """For each cascade and each of its models, how many outputs were `(accepted, judged)`."""
     hedges: Hedges = field(default_factory=Hedges)
@@ -175,17 +176,17 @@ class BatchTrace:
 
     @property
     def limits(self) -> Mapping[str, tuple[LimitPoint, ...]]:
-        """Each model's adaptive limit over time: `(at, limit)`."""
+        """Each model's adaptive limit over time: `(at, limit)`, `at` in seconds since the epoch."""
         return self.models.limits
 
     @property
     def breakers(self) -> Mapping[str, tuple[BreakerChange, ...]]:
-        """The changes of each model's breaker: `(at, before, after)`."""
+        """The changes of each model's breaker: `(at, before, after)`, `at` in seconds since the epoch."""
         return self.models.breakers
 
     @property
     def cooldowns(self) -> Mapping[str, tuple[Cooldown, ...]]:
-        """The cool-downs of each model: `(at, until)`."""
+        """The cool-downs of each model: `(at, until)`, both in seconds since the epoch."""
         return self.models.cooldowns
 
     def to_chrome(self, path: str | PathLike[str]) -> Path:
@@ -267,10 +268,10 @@ class Totals:
         """Take in the trace of one run; it is kept only as long as there is room."""
         self._count += 1
         self._documents[trace.status or "running"] += 1
-        self._notes.add(trace.models, trace.acceptance, trace.hedges)
+        to_wall_time = trace.wall_time - trace.started_at
+        self._notes.add(trace.models.shifted(to_wall_time), trace.acceptance, trace.hedges)
         self._bounds.add(trace)
         self._kept.add(trace)
-        to_wall_time = trace.wall_time - trace.started_at
         # Of two equally slow documents the earlier one stays: the heap drops the later one first.
         entry = (trace.makespan, -self._count, trace.document)
         if len(self._slowest) < self._max_slowest:

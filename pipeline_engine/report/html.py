@@ -40,7 +40,7 @@ __all__ = ["render_html", "write_html"]
 
 _SHARES = f":root{{--label:{LABEL}%;--took:{TOOK}%}}"
 _MAX_DOCUMENTS = 25
-_PARTS = ("columns", "numbers", "rows", "canvas", "words", "looking", "one", "sorting", "start")
+_PARTS = ("columns", "numbers", "rows", "canvas", "first", "words", "looking", "one", "sorting", "start")
 """The parts of the script, in their order. They draw, and answer to whoever looks; they ask for nothing, send nothing,
 and show texts by `textContent` and `fillText` only."""
 _UNIT = re.compile(r"(\d) (m?s|min|h|%)\b")
@@ -56,13 +56,17 @@ def render_html(trace: Trace | BatchTrace, *, scenarios: Sequence[Scenario] = ()
 
     Args:
         trace: The run, or the totals of many.
-        scenarios: What another way would have brought, as a table below the verdict.
+        scenarios: What another way would have brought, as a table below that of the steps.
     """
     subject = subject_of(trace)
     pipeline, what = title_of(subject)
-    script = _script()
+    traces = subject.batch.traces
+    alive = _resource("script/live.js") if any(trace.spans for trace in traces) else ""
+    script, columns = _script(), pack_columns(subject)
+    allowed = " ".join(f"'sha256-{_hash(one)}'" for one in (alive, script) if one)
     return Template(_resource("page.html")).substitute(
-        policy=f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'unsafe-inline'; img-src data:",
+        policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:",
+        alive=f"<script>{alive}</script>\n" if alive else "",
         style=f"{_SHARES}\n{color_rules(':root')}\n{fill_rules('', 'p-')}\n{_resource('page.css')}",
         script=script,
         patterns=pattern_defs("p-"),
@@ -85,8 +89,10 @@ def render_html(trace: Trace | BatchTrace, *, scenarios: Sequence[Scenario] = ()
         errors=errors(subject),
         failed_attempts=failed_attempts(subject),
         models=models(subject),
-        has_rows=" data-rows" if any(trace.spans for trace in subject.batch.traces) else "",
-        data=pack_columns(subject),
+        no_batch="" if subject.run is None else " hidden",
+        no_folds="" if subject.run is None or any(span.is_mapped for span in subject.run.spans) else " hidden",
+        first=columns.first,
+        all=columns.rest,
     )
 
 

@@ -102,6 +102,9 @@ class ModelHistory:
 
     Models belong to an engine, and each change is told once: by the run whose call has caused it. So the
     history of one run may lack what the calls of others have changed; that of a batch has it all.
+
+    The instants of one run are on its engine's clock, as `Trace.started_at` is. Those of a batch are in seconds since
+    the epoch, as `BatchTrace.started_at` is: its runs may have had engines in several processes.
     """
 
     limits: Mapping[str, tuple[LimitPoint, ...]] = field(default_factory=dict)
@@ -117,6 +120,29 @@ class ModelHistory:
     def models(self) -> tuple[str, ...]:
         """Every model that something was told about, by name."""
         return tuple(sorted({*self.limits, *self.breakers, *self.cooldowns, *self.parked}))
+
+    def shifted(self, seconds: float) -> ModelHistory:
+        """Return the same on a clock that is so many seconds ahead.
+
+        Example:
+            >>> ModelHistory(parked={"openai:gpt-4o-mini": 2.0}).shifted(100.0).parked
+            {'openai:gpt-4o-mini': 102.0}
+        """
+        return ModelHistory(
+            limits={
+                model: tuple(LimitPoint(at + seconds, limit) for at, limit in points)
+                for model, points in self.limits.items()
+            },
+            breakers={
+                model: tuple(BreakerChange(at + seconds, before, after) for at, before, after in changes)
+                for model, changes in self.breakers.items()
+            },
+            cooldowns={
+                model: tuple(Cooldown(at + seconds, until + seconds) for at, until in intervals)
+                for model, intervals in self.cooldowns.items()
+            },
+            parked={model: at + seconds for model, at in self.parked.items()},
+        )
 
 
 class ModelNotes:

@@ -54,13 +54,29 @@ class Browser:
         self._axe = axe
 
     def open(
-        self, page: Path | str, *, width: int = 1280, height: int = 900, scheme: str = "light", **options: Any
+        self,
+        page: Path | str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        scheme: str = "light",
+        calm: float = 0.0,
+        **options: Any,
     ) -> None:
-        """Open a file, offline, or an address in a context of its own, and wait until its script is done."""
+        """Open a file, offline, or an address in a context of its own, and wait until its script is done.
+
+        Args:
+            page: What to open.
+            width: The window's width in pixels.
+            height: Its height.
+            scheme: The colours that the reader prefers: "light" or "dark".
+            calm: Seconds between the opening of the window and that of the page.
+            options: More of what playwright's `newContext` takes.
+        """
         address = page if isinstance(page, str) else page.as_uri()
         viewport = {"width": width, "height": height}
         told = {"viewport": viewport, "colorScheme": scheme, "offline": address.startswith("file:"), **options}
-        self._ask("open", address=address, options=told)
+        self._ask("open", address=address, options=told, calm=1000 * calm)
 
     def run(self, steps: str) -> Any:
         """Run steps in JavaScript with playwright's `page` and `context`, and return what they return."""

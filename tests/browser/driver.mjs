@@ -7,11 +7,12 @@ const Steps = Object.getPrototypeOf(async () => {}).constructor;
 const browser = await chromium.launch({executablePath: executable, args: ['--no-sandbox', '--disable-gpu']});
 let context, page, seen;
 
-// In the page: marks the second frame after it was loaded, and its script is done if it has one.
+// In the page: marks the second frame after what is seen first was drawn; without a script, after the page was loaded.
 function watch() {
   const isDone = () =>
-    document.readyState === 'complete' &&
-    (performance.getEntriesByName('ready').length || !document.querySelector('#data[data-rows]'));
+    document.querySelector('.is-live')
+      ? performance.getEntriesByName('drawn').length
+      : document.readyState === 'complete';
   const look = () =>
     requestAnimationFrame(() => {
       if (isDone()) requestAnimationFrame(() => performance.mark('shown'));
@@ -19,10 +20,14 @@ function watch() {
     });
   look();
 }
+// In the page: whether it was seen, and all of it can be used.
+const isReady = () =>
+  performance.getEntriesByName('shown').length &&
+  (performance.getEntriesByName('ready').length || !document.querySelector('.is-live'));
 
 const does = {
   // Opens a page in a context of its own; what it asks for, says and complains of is written down.
-  async open({address, options}) {
+  async open({address, options, calm}) {
     await context?.close();
     context = await browser.newContext({offline: true, ...options});
     page = await context.newPage();
@@ -40,10 +45,12 @@ const does = {
       await dialog.dismiss();
     });
     await context.addInitScript(watch);
+    // A new window has work of its own, which must not count.
+    await page.waitForTimeout(calm);
     await page.goto(address);
     // A string would need eval, which the page's policy forbids: the function is asked again and again.
     for (let tries = 0; options.javaScriptEnabled !== false && tries < 400; tries++) {
-      if (await page.evaluate(() => performance.getEntriesByName('shown').length)) break;
+      if (await page.evaluate(isReady)) break;
       await page.waitForTimeout(25);
     }
     return null;

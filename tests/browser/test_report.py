@@ -58,6 +58,35 @@ def test_a_search_leaves_what_it_finds(calm, pages):
     assert documents < rows <= 2 * documents + 5
 
 
+def test_the_first_rows_are_there_before_all_are_read(browser, pages):
+    """Who opens 100,000 rows looks at thirty of them; what needs all says that it waits, and cannot be used so far."""
+    browser.open(pages[BATCH])
+    browser.run("""
+        await context.addInitScript(() => {
+            window.DecompressionStream = class {
+                readable = new ReadableStream();
+                writable = new WritableStream();
+            };
+        });
+        await page.reload();
+        while (!(await page.evaluate(() => performance.getEntriesByName('drawn').length)))
+            await page.waitForTimeout(25);
+    """)
+
+    assert count(browser) == "Reading all rows …"
+    assert browser.evaluate("() => document.getElementById('live').inert")
+    drawn = browser.evaluate("""() => {
+        const canvas = document.getElementById('canvas');
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        const rows = new Set();
+        for (let place = 0; place < pixels.length; place += 4)
+            if (pixels[place] === 47 && pixels[place + 1] === 111 && pixels[place + 2] === 214)
+                rows.add(Math.floor((place / 4 / canvas.width - 22) / 22));
+        return rows.size;
+    }""")
+    assert drawn == 27  # attempts, in each row that is seen in full
+
+
 @pytest.mark.parametrize("order", ["start", "length", "cost", "failed"])
 def test_documents_are_sorted_as_asked(calm, pages, order):
     """The slowest, the dearest, those that failed: each is a question of its own."""

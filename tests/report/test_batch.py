@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline_engine.errors import RejectedError
@@ -182,6 +184,10 @@ def telling(record_stream, *records):
     return record_stream().declare("title").simple("title", 0, 0, 1).write(*records).trace(10_000)
 
 
+START = 1_700_000_000
+"""When the runs of `telling` have started; the clocks of their engines stood at 0."""
+
+
 def test_what_many_runs_tell_of_a_model_is_one_history(record_stream):
     """Each change is told by the run that caused it: only together they are the model's history."""
     totals = Totals()
@@ -192,10 +198,27 @@ def test_what_many_runs_tell_of_a_model_is_one_history(record_stream):
 
     result = totals.result()
 
-    assert result.limits == {MINI: ((3, 3), (5, 4))}
-    assert result.breakers == {MINI: ((2, "closed", "open"), (8, "open", "half_open"))}
-    assert result.cooldowns == {MINI: ((1, 6),)}
-    assert result.models.parked == {MINI: 6}
+    assert result.limits == {MINI: ((START + 3, 3), (START + 5, 4))}
+    assert result.breakers == {MINI: ((START + 2, "closed", "open"), (START + 8, "open", "half_open"))}
+    assert result.cooldowns == {MINI: ((START + 1, START + 6),)}
+    assert result.models.parked == {MINI: START + 6}
+
+
+def test_what_engines_of_two_processes_tell_is_on_one_clock(record_stream):
+    """Each has a clock of its own, which says nothing about the other: only the time of day brings them together."""
+    totals = Totals()
+    early = telling(record_stream, LimitChanged(5, MINI, 4), CooldownStarted(5, MINI, 6), CredentialParked(9, MINI))
+    late = telling(record_stream, LimitChanged(2, MINI, 8), BreakerChanged(3, MINI, "closed", "open"))
+    totals.add(replace(late, wall_time=START + 100.0))
+    totals.add(early)
+
+    result = totals.result()
+
+    assert result.limits == {MINI: ((START + 5, 4), (START + 102, 8))}
+    assert result.breakers == {MINI: ((START + 103, "closed", "open"),)}
+    assert result.cooldowns == {MINI: ((START + 5, START + 6),)}
+    assert result.models.parked == {MINI: START + 9}
+    assert early.limits == {MINI: ((5, 4),)}
 
 
 def test_money_verdicts_and_second_calls_are_added_up(record_stream):
@@ -229,8 +252,8 @@ def test_a_models_history_stays_small_and_keeps_its_extremes(record_stream):
 
     assert len(points) <= 300
     assert len(totals._notes._limits[MINI]) <= 600
-    assert (points[0], points[-1]) == ((0, 100), (9999, 100 + 9999 % 7))
-    assert {(350.5, 1), (6050.5, 500)} <= set(points)
+    assert (points[0], points[-1]) == ((START, 100), (START + 9999, 100 + 9999 % 7))
+    assert {(START + 350.5, 1), (START + 6050.5, 500)} <= set(points)
     assert [at for at, _limit in points] == sorted(at for at, _limit in points)
 
 
@@ -243,5 +266,6 @@ def test_of_breakers_and_cool_downs_the_latest_are_kept(record_stream):
 
     result = totals.result()
 
-    assert [change.at for change in result.breakers[MINI]] == list(range(700, 1000))
-    assert [cooldown.at for cooldown in result.cooldowns[MINI]] == list(range(700, 1000))
+    latest = list(range(START + 700, START + 1000))
+    assert [change.at for change in result.breakers[MINI]] == latest
+    assert [cooldown.at for cooldown in result.cooldowns[MINI]] == latest

@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import re
+import shutil
+import subprocess
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -76,10 +80,21 @@ def batch_with(record_stream, text):
     return totals.result()
 
 
+def blocks(page):
+    """Return the columns that a page's script draws from, in base64: those of the first screen, and all of them."""
+    found = dict(re.findall(r'<script type="application/octet-stream" id="(first|all)">([^<]*)</script>', page))
+    return found["first"], found["all"]
+
+
 def packed(page):
-    """Return the columns that a page's script draws from."""
-    found = re.search(r'<script type="application/octet-stream" id="data" data-rows>([^<]*)</script>', page)
-    return json.loads(zlib.decompress(base64.b64decode(found[1])))
+    """Return the columns of all runs."""
+    first, whole = blocks(page)
+    return json.loads(zlib.decompress(base64.b64decode(whole)) if whole else base64.b64decode(first))
+
+
+def scripts(page):
+    """Return the scripts of a page: the one that runs before the body is read, and the one that draws."""
+    return re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
 
 
 @pytest.mark.parametrize("text", PAYLOADS)
@@ -122,11 +137,12 @@ def test_the_page_loads_nothing(record_stream, document_trace):
     """It is opened offline, from mail and behind firewalls; what it cannot ask for cannot leak."""
     page = render_html(document_trace)
 
-    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts(page)]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
-    assert page.count("<script") == 2  # the columns, which are no script, and the one whose hash is allowed
+    assert len(digests) == 2
+    assert page.count("<script") == 4  # two are columns, which are no scripts
     assert set(re.findall(r"https?://[^\s\"'<>]+", page)) == {"http://www.w3.org/2000/svg"}
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
@@ -134,7 +150,7 @@ def test_the_page_loads_nothing(record_stream, document_trace):
 
 def test_the_script_shows_texts_as_texts_only(document_trace):
     """Its texts come from documents: there must be no way from one of them to an element or to code."""
-    script = re.search(r"<script>(.*?)</script>", render_html(document_trace), re.DOTALL)[1]
+    script = "\n".join(scripts(render_html(document_trace)))
 
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch("):
         assert way not in script
@@ -308,6 +324,30 @@ def test_a_report_that_cannot_be_placed_leaves_nothing_behind(document_trace, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.html"]
 
 
+def test_the_first_screen_stands_by_itself_and_is_small():
+    """It is drawn before the rest is read: the earliest documents, and what their bars are made of."""
+    batch = batch_of(120, items=5)
+    page = render_html(batch)
+
+    first = json.loads(base64.b64decode(blocks(page)[0]))
+
+    keys = [first["texts"][key] for key in first["documents"]["key"]]
+    assert keys == [trace.document for trace in sorted(batch.traces, key=lambda trace: trace.wall_time)][:30]
+    assert all(flags & 1 for flags in first["rows"]["flags"])
+    assert sum(first["documents"]["rows"]) == len(first["rows"]["step"])
+    assert sum(first["rows"]["bars"]) == len(first["bars"]["kind"])
+    assert (first["is_whole"], packed(page)["is_whole"]) == (False, True)
+    assert len(blocks(page)[0]) < 40_000
+
+
+def test_a_small_page_holds_its_runs_once(document_trace):
+    """What the first screen shows is then all that there is."""
+    first, whole = blocks(render_html(document_trace))
+
+    assert json.loads(base64.b64decode(first))["is_whole"] is True
+    assert whole == ""
+
+
 def test_the_columns_hold_each_bar_of_each_run(document_trace):
     """The script sees what the trace says: bars that tile each step from ready to its outcome."""
     data = packed(render_html(document_trace))
@@ -370,8 +410,8 @@ def test_a_batch_that_keeps_some_runs_says_so():
     assert "20 of 60 runs are kept in full" in page
 
 
-def test_scenarios_are_a_table_below_the_verdict(document_trace):
-    """What to change first is the second question, and its answer the second thing on the page."""
+def test_scenarios_are_a_table_below_that_of_the_steps(document_trace):
+    """What to change is asked by who has seen where the time went."""
     page = render_html(document_trace, scenarios=[Scenario("4 slots", 3.9, 0.133), Scenario("no retries", 4.6, -0.02)])
 
     section = page.partition("<h2>What if</h2>")[2].partition("</section>")[0]
@@ -379,7 +419,16 @@ def test_scenarios_are_a_table_below_the_verdict(document_trace):
         *("4 slots", "3.9 s", "13 %"),
         *("no retries", "4.6 s", "costs 2 %"),
     ]
-    assert page.index("What if") < page.index('class="tiles"')
+    order = [
+        'class="verdict"',
+        'class="tiles"',
+        'id="pipeline"',
+        'class="charts"',
+        'id="live"',
+        'id="steps"',
+        "What if",
+    ]
+    assert sorted(order, key=page.index) == order
 
 
 def test_a_page_of_ten_thousand_rows_is_small():
@@ -390,6 +439,32 @@ def test_a_page_of_ten_thousand_rows_is_small():
 
     assert sum(len(trace.spans) for trace in batch.traces) == 10_000
     assert len(page.encode()) < 500_000
+
+
+def test_a_page_of_a_hundred_thousand_rows_is_no_larger_than_a_photograph():
+    """Two thousand different runs in any order, each time under a new name."""
+    totals, dice = Totals(max_spans=1_000_000), random.Random(1)
+    made = [made_up(number) for number in range(2_000)]
+    for number in range(20_000):
+        key = f"reports/2026/{number:05d}-quarterly.md"
+        totals.add(replace(dice.choice(made), document=key, wall_time=number * 0.13))
+    batch = totals.result()
+
+    page = render_html(batch)
+
+    assert sum(len(trace.spans) for trace in batch.traces) == 100_000
+    assert len(page.encode()) < 5_000_000
+
+
+def test_the_scripts_are_valid(tmp_path):
+    """A slip of the pen would show only in a browser, which most who change this do not have at hand."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js, which reads the scripts")
+    for number, script in enumerate(scripts(render_html(made_up(1)))):
+        path = tmp_path / f"{number}.js"
+        path.write_text(script, encoding="utf-8")
+        subprocess.run([node, "--check", path], check=True, timeout=30)
 
 
 def test_equal_runs_have_equal_pages():

@@ -2,51 +2,104 @@
 
 Instants are counted in units of the time axis, ten million or fewer of which are its length; texts stand in one list
 and are named by their place in it. A row is a span: a step or an item. A bar is one of its segments, which tile it, so
-that lengths are enough. The script reads them in `script/columns.js`.
+that lengths are enough. What the first screen shows stands by itself, and is drawn before the rest is read. The script
+reads both in `script/columns.js`.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import zlib
 from base64 import b64encode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline_engine.report.legend import KIND_NAMES, MARKS, SHORT_NAMES, reason_text
 from pipeline_engine.report.palette import FILLS
 from pipeline_engine.report.spans import SEGMENT_KINDS
+from pipeline_engine.report.svg import MAX_ROWS
 from pipeline_engine.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline_engine.report.page.subject import Subject
     from pipeline_engine.report.spans import OutcomeName, Span
     from pipeline_engine.report.trace import Trace
 
-__all__ = ["pack_columns"]
+__all__ = ["Columns", "pack_columns"]
 
 _UNITS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _MOST_UNITS = 10_000_000
 _MAX_TEXT = 300
+_FIRST_DOCUMENTS = 30
+"""As many as the waterfall shows before it is scrolled."""
 _OUTCOMES: tuple[OutcomeName | None, ...] = ("completed", "failed", "skipped", "stopped", "dropped", None)
 _ORIGINS = ("executed", "restored", "replayed", "shared")
 _STATUSES = ("completed", "partial", "failed", "stopped", "running")
 _NONE = -1
 
 
-def pack_columns(subject: Subject) -> str:
-    """Return the columns of the runs that are kept, as base64 of deflated JSON: no text in it can end a script."""
-    data = json.dumps(_columns(subject), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return b64encode(zlib.compress(data.encode(errors="backslashreplace"), 9)).decode()
+class Columns(NamedTuple):
+    """Hold the columns in base64: no text in them can end a script."""
+
+    first: str
+    """Those of the first screen, as JSON; of a small page those of all runs."""
+    rest: str
+    """Those of all runs that are kept, as deflated JSON; empty if the first screen shows them all."""
 
 
-def _columns(subject: Subject) -> dict[str, Any]:
+def pack_columns(subject: Subject) -> Columns:
+    """Return the columns of the runs that are kept."""
+    runs = [(trace, list(_in_order(trace))) for trace in subject.batch.traces]
+    if sum(len(spans) for _, spans in runs) <= MAX_ROWS:
+        return Columns(_base64(_json(subject, runs, is_whole=True)), "")
+    whole = zlib.compress(_json(subject, runs, is_whole=True), 9)
+    return Columns(_base64(_json(subject, _first(subject), is_whole=False)), _base64(whole))
+
+
+def _in_order(trace: Trace) -> Iterator[Span]:
+    for step in trace.steps:
+        yield step
+        yield from trace.items(step.step)
+
+
+def _first(subject: Subject) -> list[tuple[Trace, list[Span]]]:
+    """Return what the first screen draws: documents as their critical paths, or the steps of the only one."""
+    if subject.run is not None:
+        return [(subject.run, list(subject.run.steps))]
+    earliest = heapq.nsmallest(_FIRST_DOCUMENTS, subject.batch.traces, key=lambda trace: trace.wall_time)
+    return [(trace, [span for span in _in_order(trace) if _key(span) in _critical(trace)]) for trace in earliest]
+
+
+def _key(span: Span) -> tuple[str, int | None]:
+    return span.step, span.item
+
+
+def _critical(trace: Trace) -> set[tuple[str, int | None]]:
+    """Return the steps and items of the critical path, and the mapped steps of these items."""
+    found = {_key(span) for span in trace.critical_path}
+    return found | {(step, None) for step, _ in found}
+
+
+def _json(subject: Subject, runs: Iterable[tuple[Trace, Sequence[Span]]], *, is_whole: bool) -> bytes:
+    data = json.dumps(
+        _columns(subject, runs, is_whole=is_whole), separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return data.encode(errors="backslashreplace")
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _columns(subject: Subject, runs: Iterable[tuple[Trace, Sequence[Span]]], *, is_whole: bool) -> dict[str, Any]:
     unit = next((unit for unit in _UNITS if subject.seconds / unit <= _MOST_UNITS), _UNITS[-1])
     writer = _Writer(subject, unit)
-    for trace in subject.batch.traces:
-        writer.add(trace)
+    for trace, spans in runs:
+        writer.add(trace, spans)
     return {
+        "is_whole": is_whole,
         "unit": unit,
         "length": writer.units(subject.seconds),
         "is_batch": subject.run is None,
@@ -107,18 +160,15 @@ class _Writer:
     def units(self, seconds: float) -> int:
         return round(seconds / self._unit)
 
-    def add(self, trace: Trace) -> None:
-        critical = {(span.step, span.item) for span in trace.critical_path}
-        critical |= {(step, None) for step, _ in critical}
-        documents = self.documents
+    def add(self, trace: Trace, spans: Sequence[Span]) -> None:
+        critical, documents = _critical(trace), self.documents
         documents["key"].append(self.texts.place(trace.document))
         documents["status"].append(_STATUSES.index(trace.status or "running"))
         documents["start"].append(self.units(trace.wall_time - self._start))
         documents["length"].append(self.units(trace.makespan))
-        documents["rows"].append(len(trace.spans))
-        for step in trace.steps:
-            for span in (step, *trace.items(step.step)):
-                self._add_span(trace, span, is_critical=(span.step, span.item) in critical)
+        documents["rows"].append(len(spans))
+        for span in spans:
+            self._add_span(trace, span, is_critical=_key(span) in critical)
 
     def _add_span(self, trace: Trace, span: Span, *, is_critical: bool) -> None:
         ready = _NONE if span.ready_at is None else self.units(span.ready_at - trace.started_at)

@@ -43,7 +43,7 @@ def concurrency(subject: Subject) -> str:
 def _ticks(subject: Subject) -> str:
     ticks = "".join(
         f'<i style="left:{100 * tick / subject.seconds:.3f}%"><span>{tick_text(tick)}</span></i>'
-        for tick in nice_ticks(subject.seconds, 9)
+        for tick in nice_ticks(subject.seconds, 8)
     )
     return f'<div class="ticks" aria-hidden="true">{ticks}</div>'
 

@@ -39,7 +39,7 @@ def models(subject: Subject) -> str:
 def _model(subject: Subject, model: str) -> str:
     """Return a model's facts as text, and below them as charts over the time."""
     history = subject.batch.models
-    start, end = subject.engine_start, subject.engine_start + subject.seconds
+    start, end = subject.start, subject.start + subject.seconds
     limits, changes = history.limits.get(model, ()), history.breakers.get(model, ())
     cooldowns = history.cooldowns.get(model, ())
     facts = [
@@ -73,8 +73,7 @@ def _lane(subject: Subject, bars: Sequence[tuple[str, float, float]]) -> str:
     for kind, since, until in bars:
         x = subject.percent(since)
         width = max(0.2, subject.percent(until) - x)
-        start = subject.engine_start
-        title = f"{_NAMES[kind]} · {subject.part(since - start)} to {subject.part(until - start)}"
+        title = f"{_NAMES[kind]} · {subject.part(since - subject.start)} to {subject.part(until - subject.start)}"
         drawn.append(
             f'<rect class="s-{kind}" x="{x:.3f}%" y="3" width="{width:.3f}%" height="14"><title>{title}</title></rect>'
         )

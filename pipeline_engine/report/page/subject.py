@@ -44,21 +44,13 @@ class Subject:
         """The pipeline, as the last run had it; None if there was no run."""
         return self.batch.traces[-1].outline if self.batch.traces else None
 
-    @property
-    def engine_start(self) -> float:
-        """The start on the clock of the engine, on which the history of models is told."""
-        if not self.batch.traces:
-            return 0.0
-        first = self.batch.traces[0]
-        return first.started_at - (first.wall_time - self.start)
-
     def part(self, seconds: float) -> str:
         """Return a duration in the unit of the whole."""
         return seconds_text(seconds, is_part=self.seconds >= 1)
 
     def percent(self, at: float) -> float:
-        """Return where an instant of the engine's clock is on the axis, from 0 to 100."""
-        passed = 100 * (at - self.engine_start) / self.seconds if self.seconds > 0 else 0.0
+        """Return where an instant, in seconds since the epoch, is on the axis, from 0 to 100."""
+        passed = 100 * (at - self.start) / self.seconds if self.seconds > 0 else 0.0
         return min(100.0, max(0.0, passed))
 
 

@@ -31,22 +31,24 @@ function readStyle() {
     pattern.setTransform(new DOMMatrix().rotate(kind.angle).scale(1 / 4));
     return pattern;
   });
-  draw();
 }
 function resize() {
-  const style = getComputedStyle(document.documentElement);
+  const style = getComputedStyle(document.documentElement),
+    whole = AXIS + lines.length * LINE,
+    scale = devicePixelRatio || 1;
+  byId('rows').style.height = `${whole}px`;
   width = chart.clientWidth;
+  height = Math.min(whole, MOST_HEIGHT);
   [label, took] = ['--label', '--took'].map((name) =>
     Math.round((width * parseFloat(style.getPropertyValue(name))) / 100),
   );
-  const whole = AXIS + lines.length * LINE;
-  height = Math.min(whole, MOST_HEIGHT);
-  byId('rows').style.height = `${whole}px`;
-  const scale = devicePixelRatio || 1;
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  canvas.style.width = `${width}px`;
-  canvas.style.height = `${height}px`;
+  // A canvas that is given a size is cleared and made anew, even if it is the one that it has.
+  const size = [width * scale, height * scale].map(Math.floor);
+  if (canvas.width !== size[0] || canvas.height !== size[1]) {
+    [canvas.width, canvas.height] = size;
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
   draw();
 }
 
@@ -64,24 +66,25 @@ const laneWidth = () => Math.max(1, width - label - took);
 const xOf = (at) => label + ((at - view.from) / (view.to - view.from)) * laneWidth();
 const atX = (x) => view.from + ((x - label) / laneWidth()) * (view.to - view.from);
 const yOf = (index) => AXIS + index * LINE - chart.scrollTop;
-function fitted(text, room) {
-  if (pen.measureText(text).width <= room) return text;
-  let low = 0,
-    high = text.length;
+function longest(low, high, fits) {
   while (low < high) {
     const middle = (low + high + 1) >> 1;
-    if (pen.measureText(`${text.slice(0, middle)}…`).width <= room) low = middle;
+    if (fits(middle)) low = middle;
     else high = middle - 1;
   }
-  return low ? `${text.slice(0, low)}…` : '';
+  return low;
+}
+function fitted(text, room) {
+  if (pen.measureText(text).width <= room) return text;
+  const kept = longest(0, text.length, (length) => pen.measureText(`${text.slice(0, length)}…`).width <= room);
+  return kept ? `${text.slice(0, kept)}…` : '';
 }
 // Of a path both ends tell something: it is cut in the middle.
 function fittedKey(text, room) {
   if (pen.measureText(text).width <= room) return text;
-  let kept = text.length - 1;
-  const cut = () => `${text.slice(0, Math.floor(kept / 3))}…${text.slice(text.length - Math.ceil((kept * 2) / 3))}`;
-  while (kept > 1 && pen.measureText(cut()).width > room) kept--;
-  return cut();
+  const cut = (kept) =>
+    `${text.slice(0, Math.floor(kept / 3))}…${text.slice(text.length - Math.ceil((kept * 2) / 3))}`;
+  return cut(longest(1, text.length - 1, (kept) => pen.measureText(cut(kept)).width <= room));
 }
 function bar(kind, start, length, y, tall, alpha = 1) {
   const left = Math.max(label, xOf(start)),
@@ -172,7 +175,7 @@ const signColor = (name) =>
   ] || color.quiet;
 function notes(row) {
   const found = [];
-  if (isMapped(row)) found.push(`×${rows.width[row].toLocaleString('en')}`);
+  if (isMapped(row)) found.push(`×${grouped(rows.width[row])}`);
   else if (rows.attempts[row] > 1) found.push(`↻${rows.attempts[row] - 1}`);
   if (origin(row) !== 'executed') found.push(origin(row));
   if (rows.via[row] >= 0) found.push(texts[rows.via[row]]);
@@ -185,7 +188,7 @@ function paint() {
   pen.clearRect(0, 0, width, height);
   const first = Math.max(0, Math.floor(chart.scrollTop / LINE) - 1),
     last = Math.min(lines.length, first + Math.ceil(height / LINE) + 2);
-  const shownTicks = ticks(view.from, view.to, Math.max(2, Math.floor(laneWidth() / 110)));
+  const shownTicks = ticks(view.from, view.to, mostTicks());
   pen.fillStyle = color.hair;
   for (const tick of shownTicks) pen.fillRect(Math.round(xOf(tick / data.unit)), AXIS - 4, 1, height);
   const focus = Number.isNaN(hovered) || hovered === null ? chosen : hovered;
@@ -209,7 +212,13 @@ function paint() {
       pen.font = `italic 12px ${font}`;
       pen.fillStyle = color.quiet;
       if (rows.why[line] >= 0) pen.fillText(fitted(texts[rows.why[line]], laneWidth() - 8), label + 6, y + 15);
-      else {
+      else if (rows.length[line]) {
+        // Its items are still to be read.
+        const left = Math.max(label, xOf(rowStart[line])),
+          right = Math.min(label + laneWidth(), xOf(rowStart[line] + rowLength[line]));
+        pen.fillStyle = color.line;
+        if (right > left) pen.fillRect(left, top, right - left, tall);
+      } else {
         pen.fillStyle = color.ink;
         pen.fillRect(xOf(rowStart[line]), top, 2, tall);
       }

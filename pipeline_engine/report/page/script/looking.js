@@ -11,7 +11,7 @@ function look(from, to) {
   const holder = document.querySelector('.charts .ticks');
   if (holder)
     holder.replaceChildren(
-      ...ticks(view.from, view.to, innerWidth > 700 ? 8 : 4).map((tick) => {
+      ...ticks(view.from, view.to, mostTicks()).map((tick) => {
         const mark = document.createElement('i'),
           text = document.createElement('span');
         text.textContent = tickText(tick);

@@ -1,7 +1,7 @@
 // Numbers, as `report/numbers.py` writes them.
-const isLong = data.length * data.unit >= 1;
 function seconds(units) {
-  const value = units * data.unit;
+  const value = units * data.unit,
+    isLong = data.length * data.unit >= 1;
   if (value < 0.00005) return '0 s';
   if (value < (isLong ? 0.05 : 0.9995)) return `${(value * 1000).toFixed(value < 0.00995 ? 1 : 0)} ms`;
   if (value < 59.95) return `${value.toFixed(1)} s`;
@@ -11,7 +11,11 @@ function seconds(units) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 const usd = (micro) => `$${(micro / 1e6).toFixed(micro === 0 || micro >= 99500 ? 2 : micro >= 9950 ? 3 : 4)}`;
-const many = (count, noun) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+// `toLocaleString` loads the languages of the world first.
+const grouped = (count) => String(count).replace(/\B(?=(\d{3})+$)/g, ',');
+const many = (count, noun) => `${grouped(count)} ${noun}${count === 1 ? '' : 's'}`;
+// The charts and the waterfall are read together: their axes have the same ticks.
+const mostTicks = () => (innerWidth > 700 ? 8 : 4);
 function ticks(from, to, most) {
   const least = ((to - from) * data.unit) / most,
     long = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400];

@@ -1,19 +1,17 @@
 // Which rows there are: searched, sorted, opened.
-const view = {from: 0, to: Math.max(1, data.length)};
+const view = {from: 0, to: 1};
 const opened = new Set();
 let lines = [],
   query = '',
   order = 'start',
-  chosen = -1,
-  hovered = -1,
+  chosen = NaN,
+  hovered = NaN,
   picked = -1,
   brush = null,
   only = null;
 // A line is a document (`-1 - place`), or a row.
 const isDocument = (line) => line < 0;
 const documentAt = (line) => (isDocument(line) ? -1 - line : documentOf[line]);
-if (!data.is_batch)
-  for (let row = 0; row < rowCount; row++) if (hasItems(row) && itemsEnd(row) - row <= 13) opened.add(row);
 
 function matches() {
   const isIn = (text) => text.toLowerCase().includes(query);
@@ -54,7 +52,6 @@ function sorted(list, start, length, cost, failed) {
     .sort((a, b) => a[0] - b[0] || a[1] - b[1])
     .map(([, one]) => one);
 }
-const failedRow = (row) => +['failed', 'dropped'].includes(data.outcomes[rows.outcome[row]][0]);
 const rowCost = (row) => {
   let cost = rows.cost[row];
   if (hasItems(row)) for (let item = row + 1; item < itemsEnd(row); item++) cost += rows.cost[item];
@@ -104,9 +101,10 @@ function arrange() {
       lines.push(...sortedRows(items));
     }
   }
-  byId('count').textContent = data.is_batch
-    ? `${many(shown, 'document')}, ${many(lines.length, 'row')}`
-    : many(lines.length, 'row');
+  if (data.is_whole)
+    byId('count').textContent = data.is_batch
+      ? `${many(shown, 'document')}, ${many(lines.length, 'row')}`
+      : many(lines.length, 'row');
   if (!lines.includes(chosen)) chosen = NaN;
   resize();
 }

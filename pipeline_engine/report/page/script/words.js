@@ -27,7 +27,7 @@ function words(line) {
   if (rows.via[line] >= 0) found.push(`via ${texts[rows.via[line]]}`);
   if (rows.model[line] >= 0) found.push(texts[rows.model[line]]);
   if (rows.in[line] || rows.out[line])
-    found.push(`${rows.in[line].toLocaleString('en')} tokens in, ${rows.out[line].toLocaleString('en')} out`);
+    found.push(`${grouped(rows.in[line])} tokens in, ${grouped(rows.out[line])} out`);
   const cost = rowCost(line);
   if (cost) found.push(`cost ${usd(cost)}`);
   if (rows.ready[line] >= 0 && rows.why[line] >= 0) found.push(texts[rows.why[line]]);
