@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check servers kills bench bench-calls endless docs clean
+.PHONY: help demo test check browser servers kills bench bench-calls endless docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -41,6 +41,9 @@ check: $(VENV)/test.stamp  ## Lint, types and layers
 
 test: check  ## Everything that must hold: lint, types, layers, tests
 	$(BIN)/python -m pytest
+
+browser: $(VENV)/test.stamp  ## Use the report in a real browser; that needs Chromium and Node.js
+	$(BIN)/python -m tests.browser
 
 servers: $(VENV)/test.stamp  ## Run the pipeline against servers that nobody here wrote; they need Node.js
 	$(BIN)/python -m tests.servers

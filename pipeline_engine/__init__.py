@@ -10,9 +10,12 @@ if TYPE_CHECKING:
         Breaker,
         Budget,
         Cache,
+        Constant,
         Drop,
+        Empirical,
         Hedge,
         Limits,
+        LogNormal,
         Model,
         Pipeline,
         Policy,
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
         Role,
         Step,
         Timeout,
+        Uniform,
         use,
     )
     from pipeline_engine.documents import Chunk, chunk_text, fenced
@@ -56,16 +60,24 @@ if TYPE_CHECKING:
         StepTimeoutError,
         StreamTruncatedError,
         UnavailableError,
+        UnrecordedError,
     )
     from pipeline_engine.journal import MemoryJournal, PostgresJournal, SqliteJournal
+    from pipeline_engine.live import show_progress
     from pipeline_engine.plan import Plan, compile_pipeline
-    from pipeline_engine.report import Trace
+    from pipeline_engine.report import Present, Trace
+    from pipeline_engine.report.chrome import chrome_trace
+    from pipeline_engine.report.comparing import Comparison
+    from pipeline_engine.report.logs import JsonFormatter, LogRecords
+    from pipeline_engine.report.telemetry import OpenTelemetry
     from pipeline_engine.run.api import run_pipeline, run_pipeline_async
     from pipeline_engine.run.batch import BatchResult, iter_batch, iter_batch_async, run_batch, run_batch_async
+    from pipeline_engine.run.comparing import compare
     from pipeline_engine.run.document import Document
     from pipeline_engine.run.engine import Engine
     from pipeline_engine.run.results import RunResult
     from pipeline_engine.run.runner import Runner
+    from pipeline_engine.simulation import Simulation, Sweep, WhatIf, simulate, what_if
     from pipeline_engine.values import (
         Call,
         Completed,
@@ -99,9 +111,12 @@ _ROOMS = {
         "Breaker",
         "Budget",
         "Cache",
+        "Constant",
         "Drop",
+        "Empirical",
         "Hedge",
         "Limits",
+        "LogNormal",
         "Model",
         "Pipeline",
         "Policy",
@@ -110,6 +125,7 @@ _ROOMS = {
         "Role",
         "Step",
         "Timeout",
+        "Uniform",
         "use",
     ],
     "documents": ["Chunk", "chunk_text", "fenced"],
@@ -145,16 +161,24 @@ _ROOMS = {
         "StepTimeoutError",
         "StreamTruncatedError",
         "UnavailableError",
+        "UnrecordedError",
     ],
     "journal": ["MemoryJournal", "PostgresJournal", "SqliteJournal"],
+    "live": ["show_progress"],
     "plan": ["Plan", "compile_pipeline"],
-    "report": ["Trace"],
+    "report": ["Present", "Trace"],
+    "report.chrome": ["chrome_trace"],
+    "report.logs": ["JsonFormatter", "LogRecords"],
+    "report.telemetry": ["OpenTelemetry"],
+    "report.comparing": ["Comparison"],
     "run.api": ["run_pipeline", "run_pipeline_async"],
     "run.batch": ["BatchResult", "iter_batch", "iter_batch_async", "run_batch", "run_batch_async"],
+    "run.comparing": ["compare"],
     "run.document": ["Document"],
     "run.engine": ["Engine"],
     "run.results": ["RunResult"],
     "run.runner": ["Runner"],
+    "simulation": ["Simulation", "Sweep", "WhatIf", "simulate", "what_if"],
     "values": [
         "Call",
         "Completed",
@@ -193,9 +217,11 @@ __all__ = [
     "Call",
     "Chunk",
     "CircuitOpenError",
+    "Comparison",
     "Completed",
     "Completion",
     "CompletionModel",
+    "Constant",
     "Cost",
     "Delta",
     "Document",
@@ -207,6 +233,7 @@ __all__ = [
     "EarlierError",
     "EmbeddingModel",
     "Embeddings",
+    "Empirical",
     "Engine",
     "EngineClosedError",
     "Failed",
@@ -221,11 +248,15 @@ __all__ = [
     "JournalInUseError",
     "JournalVersionError",
     "JournalWriteError",
+    "JsonFormatter",
     "LimitError",
     "Limits",
+    "LogNormal",
+    "LogRecords",
     "MemoryJournal",
     "Message",
     "Model",
+    "OpenTelemetry",
     "OutputError",
     "OverloadError",
     "ParkedError",
@@ -236,6 +267,7 @@ __all__ = [
     "PlanError",
     "Policy",
     "PostgresJournal",
+    "Present",
     "Price",
     "Problem",
     "ProviderError",
@@ -248,6 +280,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "Runner",
+    "Simulation",
     "Skipped",
     "SqliteJournal",
     "Step",
@@ -259,12 +292,18 @@ __all__ = [
     "Stopped",
     "StreamTruncatedError",
     "StreamingModel",
+    "Sweep",
     "Text",
     "Timeout",
     "Trace",
     "UnavailableError",
+    "Uniform",
+    "UnrecordedError",
     "Usage",
+    "WhatIf",
+    "chrome_trace",
     "chunk_text",
+    "compare",
     "compile_pipeline",
     "current_step",
     "fenced",
@@ -274,7 +313,10 @@ __all__ = [
     "run_batch_async",
     "run_pipeline",
     "run_pipeline_async",
+    "show_progress",
+    "simulate",
     "use",
+    "what_if",
 ]
 
 __version__: str

@@ -1,4 +1,4 @@
-"""The command line, such as `pipeline-engine run`. The only room that knows rich."""
+"""The command line, such as `pipeline-engine run`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ def _perform(arguments: Namespace) -> int:
         from pipeline_engine.cli.estimating import estimate
 
         return estimate(arguments)
+    if arguments.command == "simulate":
+        from pipeline_engine.cli import simulating
+
+        return simulating.perform(arguments)
     if arguments.command == "check":
         from pipeline_engine.cli.checking import check
 
@@ -72,4 +76,12 @@ def _perform(arguments: Namespace) -> int:
         from pipeline_engine.cli.journals import perform
 
         return perform(arguments)
+    if arguments.command == "watch":
+        from pipeline_engine.cli.watching import watch
+
+        return watch(arguments)
+    if arguments.command == "serve":
+        from pipeline_engine.cli.serving import serve
+
+        return serve(arguments)
     raise CommandError(f"there is no command {arguments.command!r}.")

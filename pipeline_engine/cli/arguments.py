@@ -10,15 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline_engine.cli.failing import CommandError
-from pipeline_engine.cli.journal_arguments import add_journal_commands
+from pipeline_engine.cli.journal_arguments import JOURNAL_VARIABLE, add_journal_commands
+from pipeline_engine.cli.live_arguments import add_live_commands
+from pipeline_engine.cli.simulation_arguments import add_simulate_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["JOURNAL_VARIABLE", "add_journal", "parse_arguments"]
-
-JOURNAL_VARIABLE = "PIPELINE_ENGINE_JOURNAL"
-"""The environment variable that names the journal where `--journal` does not."""
 
 _PROGRAM = "pipeline-engine"
 
@@ -240,7 +239,9 @@ def _parser() -> _Parser:
         help="text for a terminal (default), Mermaid for Markdown, dot for Graphviz",
     )
     journals = add_journal_commands(partial(_command, commands), add_journal, _add_models)
-    for command in (run, resume, retry, estimate, check, graph, *journals):
+    live = add_live_commands(partial(_command, commands))
+    simulate = add_simulate_command(partial(_command, commands), _add_model, _add_budget)
+    for command in (run, resume, retry, estimate, check, graph, *journals, *live, simulate):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -296,7 +297,21 @@ def _add_run_arguments(parser: _Parser) -> None:
         metavar="FILE",
         help="write a row for each document and step as a line of JSON, for tables; the file appears at the end",
     )
-    outputs.add_argument("--report", metavar="FILE", help="write the slowest document's timing as an HTML page")
+    outputs.add_argument("--report", metavar="FILE", help="write where the time and the money went as an HTML page")
+    outputs.add_argument("--chrome", metavar="FILE", help="write the runs as trace events, for Perfetto")
+    telling = parser.add_argument_group("logs and telemetry")
+    telling.add_argument(
+        "--log", metavar="FILE", help="add a line of JSON for each step that ends, and for each warning"
+    )
+    telling.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="info",
+        help="the lowest level that is logged (default info); debug has each attempt",
+    )
+    telling.add_argument(
+        "--otel", action="store_true", help="send spans and metrics to where OpenTelemetry's variables say"
+    )
     _add_optional_journal(parser)
     pace = _add_pace(parser)
     pace.add_argument("--document-timeout", metavar="S", type=_seconds, help="seconds for each document")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["JOURNAL_COMMANDS", "add_journal_commands"]
+__all__ = ["JOURNAL_COMMANDS", "JOURNAL_VARIABLE", "MAX_SPANS", "add_journal_commands", "add_place"]
 
-JOURNAL_COMMANDS = ("batches", "show", "doctor", "prune", "diff")
+JOURNAL_VARIABLE = "PIPELINE_ENGINE_JOURNAL"
+"""The environment variable that names the journal where no argument does."""
+JOURNAL_COMMANDS = ("batches", "show", "doctor", "prune", "diff", "compare", "report")
 
 _BATCHES_ABOUT = """\
 List the batches of a journal, latest first. A journal can be looked at while a run writes it."""
@@ -94,7 +97,52 @@ exit codes:
   0  nothing would be run again        1  something would
   2  the pipeline or the journal cannot be used"""
 
+_REPORT_ABOUT = """\
+Write a batch as one HTML page: what bounded it, where the time and the money went, and what happened
+when, of each document, step and attempt. The page loads nothing, so that it can be sent and kept."""
+
+_REPORT_EXAMPLES = """\
+examples:
+  pipeline-engine report runs.db
+  pipeline-engine report runs.db --batch 20261121-1240 --out batch.html --open
+  pipeline-engine report runs.db --document report.md --out document.html
+  pipeline-engine report runs.db --against previous
+
+Of very large batches the page shows the slowest documents, the first that failed and others taken at
+random; its figures count all of them.
+
+Exit code 0; 2 if there is no such batch or document, or the journal cannot be read."""
+
+_COMPARE_ABOUT = """\
+Compare two batches on the documents that both have run: outputs, how documents end, cost, tokens and
+time, per document and per step; and, with --labels, which of the two is right more often.
+
+A and B are batches of a journal: an id, the beginning of one, "last", or "previous", the batch before
+the other one of the same pipeline; or files that `run --out` or `run --rows` has written. If neither
+is given, the last batch is compared with the previous one; with two journals, the last ones of both."""
+
+_COMPARE_EXAMPLES = """\
+examples:
+  what has the change of a prompt brought?
+    pipeline-engine compare --journal runs.db
+    pipeline-engine compare 20261121-1240 last --journal runs.db --html comparison.html
+
+  two models, each with a journal of its own, against a file that says what is right:
+    pipeline-engine compare --journal small.db --journal large.db --labels labels.csv
+
+  files of results, or of rows, which have cost and time, too:
+    pipeline-engine compare before.jsonl after.jsonl --out different.jsonl
+
+Labels are lines of JSON such as {"document": "a.md", "category": "news"}, or a CSV file with the
+column `document`; a label is named like a step, or like a field of its output, such as quality.score.
+
+exit codes:
+  0  no document differs        1  some do
+  2  a batch or a file cannot be used"""
+
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+MAX_SPANS = 100_000
+"""Of so many steps and items a page draws every bar: less than five megabytes, and about a second to open."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -143,11 +191,67 @@ def add_journal_commands(
     diff.add_argument(
         "--sample", metavar="N", type=_count, default=1000, help="documents to look at, evenly spread (default 1000)"
     )
+    report = _add_report(command)
     parsers = [batches, show, doctor, prune, diff]
     for parser in parsers:
         add_journal(parser)
         parser.add_argument("--json", action="store_true", help="lines of JSON, for programs")
-    return parsers
+    return [*parsers, report, _add_compare(command)]
+
+
+def add_place(parser: Any) -> None:
+    """Add the journal as a word of its own, to a command that is about a journal and about nothing else."""
+    address = os.environ.get(JOURNAL_VARIABLE)
+    parser.add_argument(
+        "journal",
+        metavar="JOURNAL",
+        nargs="?" if address else None,
+        default=address or None,
+        help=f"the journal: a file, or a postgresql:// address (default: ${JOURNAL_VARIABLE})",
+    )
+
+
+def _add_report(command: Callable[..., Any]) -> Any:
+    report = command("report", "write a batch as an HTML page", _REPORT_ABOUT, _REPORT_EXAMPLES, about="journal")
+    add_place(report)
+    report.add_argument("--batch", metavar="BATCH", default="last", help="a batch's id (default: the last)")
+    report.add_argument("--document", metavar="KEY", help="one document: its latest run")
+    report.add_argument("--against", metavar="BATCH", help="compare with another batch: its id, or previous")
+    report.add_argument("--out", metavar="FILE", help="the page (default report.html)")
+    report.add_argument(
+        "--max-spans",
+        metavar="N",
+        type=_count,
+        default=MAX_SPANS,
+        help=f"the most steps and items whose bars are drawn (default {MAX_SPANS:,})",
+    )
+    report.add_argument(
+        "--what-if",
+        action=argparse.BooleanOptionalAction,
+        help="reckon what other settings would have brought (default for 2,000 steps and items or fewer)",
+    )
+    report.add_argument("--open", action="store_true", help="show it in the browser")
+    return report
+
+
+def _add_compare(command: Callable[..., Any]) -> Any:
+    compare = command("compare", "compare two batches", _COMPARE_ABOUT, _COMPARE_EXAMPLES, about="two batches")
+    compare.add_argument("a", metavar="A", nargs="?", help="a batch, or a file (default: previous)")
+    compare.add_argument("b", metavar="B", nargs="?", help="a batch, or a file (default: last)")
+    compare.add_argument(
+        "--journal",
+        dest="journals",
+        metavar="PATH|ADDRESS",
+        action="append",
+        default=[],
+        help="the journal: a file, or a postgresql:// address; given twice, that of A and that of B "
+        f"(default: ${JOURNAL_VARIABLE})",
+    )
+    compare.add_argument("--labels", metavar="FILE", help="what is right, as lines of JSON or as CSV")
+    compare.add_argument("--out", metavar="FILE", help="write each document that differs as a line of JSON, in full")
+    compare.add_argument("--html", metavar="FILE", help="write the comparison as one HTML page")
+    compare.add_argument("--json", action="store_true", help="one object of JSON, for programs")
+    return compare
 
 
 def _add_limit(parser: Any, what: str, count: int) -> None:

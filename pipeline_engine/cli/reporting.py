@@ -12,6 +12,7 @@ from pipeline_engine.cli.pages import write_page
 from pipeline_engine.cli.running import writable
 from pipeline_engine.report.numbers import counted
 from pipeline_engine.report.stored import StoredTraces
+from pipeline_engine.run.comparing import compare
 from pipeline_engine.text import one_line
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline_engine.journal import JournalReader
     from pipeline_engine.journal.reading import StoredBatch
     from pipeline_engine.report import BatchTrace, Trace
+    from pipeline_engine.report.comparing import Comparison
 
 __all__ = ["report"]
 
@@ -33,7 +35,10 @@ def report(arguments: Namespace) -> int:
         CommandError: If what is asked for is not in the journal, or the page cannot be written there.
         JournalError: If the journal cannot be read.
     """
+    if arguments.against is not None and arguments.document is not None:
+        raise CommandError("--against compares batches, and --document shows one document. Give one of them.")
     out = writable("--out", arguments.out, []) or Path(_NAME)
+    comparison: Comparison | None = None
     with opened(arguments) as reader:
         batch = reader.batch(arguments.batch)
         page: Trace | BatchTrace
@@ -42,7 +47,9 @@ def report(arguments: Namespace) -> int:
         else:
             page = _of_document(reader, batch, arguments.document)
             what = f"document {page.document}"
-    write_page(page, out, what_if=arguments.what_if)
+        if arguments.against is not None:
+            comparison = compare(arguments.against, batch.batch, journal=arguments.journal)
+    write_page(page, out, what_if=arguments.what_if, comparison=comparison)
     print(one_line(f"report: {out} ({what})"))
     if arguments.open:
         webbrowser.open(out.resolve().as_uri())

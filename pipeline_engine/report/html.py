@@ -14,6 +14,7 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
+from pipeline_engine.report.comparison_page import comparison_html
 from pipeline_engine.report.page.columns import pack_columns
 from pipeline_engine.report.page.concurrency import concurrency, legend
 from pipeline_engine.report.page.markup import safe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline_engine.report.batch import BatchTrace
+    from pipeline_engine.report.comparing import Comparison
     from pipeline_engine.report.page.subject import Subject
     from pipeline_engine.report.trace import Trace
     from pipeline_engine.report.whatif import Scenario
@@ -46,17 +48,26 @@ and show texts by `textContent` and `fillText` only."""
 _UNIT = re.compile(r"(\d) (m?s|min|h|%)\b")
 
 
-def write_html(trace: Trace | BatchTrace, path: str | os.PathLike[str], *, scenarios: Sequence[Scenario] = ()) -> Path:
+def write_html(
+    trace: Trace | BatchTrace,
+    path: str | os.PathLike[str],
+    *,
+    scenarios: Sequence[Scenario] = (),
+    comparison: Comparison | None = None,
+) -> Path:
     """Write a page to `path` and return it; a reader never sees half a page."""
-    return write_page(render_html(trace, scenarios=scenarios), path)
+    return write_page(render_html(trace, scenarios=scenarios, comparison=comparison), path)
 
 
-def render_html(trace: Trace | BatchTrace, *, scenarios: Sequence[Scenario] = ()) -> str:
+def render_html(
+    trace: Trace | BatchTrace, *, scenarios: Sequence[Scenario] = (), comparison: Comparison | None = None
+) -> str:
     """Return the page of a run, or of a batch of them.
 
     Args:
         trace: The run, or the totals of many.
         scenarios: What another way would have brought, as a table below that of the steps.
+        comparison: How the batch differs from another one, as tables at the end.
     """
     subject = subject_of(trace)
     pipeline, what = title_of(subject)
@@ -89,6 +100,7 @@ def render_html(trace: Trace | BatchTrace, *, scenarios: Sequence[Scenario] = ()
         errors=errors(subject),
         failed_attempts=failed_attempts(subject),
         models=models(subject),
+        comparison="" if comparison is None else f'<section id="comparison">{comparison_html(comparison)}</section>',
         no_batch="" if subject.run is None else " hidden",
         no_folds="" if subject.run is None or any(span.is_mapped for span in subject.run.spans) else " hidden",
         first=columns.first,

@@ -5,8 +5,18 @@ from importlib import import_module
 
 from tests.benchmarks.measuring import print_setting, pure_python_milliseconds
 
-BENCHMARKS = ("overhead", "shapes", "memory", "importing", "ordering", "workflows", "policies", "durability")
-LONG = ("throughput", "adaptive", "calls", "endless")
+BENCHMARKS = (
+    "overhead",
+    "shapes",
+    "memory",
+    "importing",
+    "ordering",
+    "workflows",
+    "policies",
+    "durability",
+    "telemetry",
+)
+LONG = ("throughput", "adaptive", "calls", "endless", "simulation", "prediction")
 """Those that are only run by name."""
 MODULES = {"adaptive": "adaptive_loop"}
 """Those whose module has another name."""

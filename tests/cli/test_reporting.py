@@ -100,3 +100,23 @@ def test_the_journal_may_be_named_by_the_environment(ran_batch, cli, monkeypatch
     monkeypatch.setenv("PIPELINE_ENGINE_JOURNAL", "runs.db")
 
     assert cli("report").code == 0
+
+
+def test_a_batch_may_stand_against_an_earlier_one(ran_batch, cli, notes, folder):
+    """Where the time went, and whether the answers are still the same: one page to show around."""
+    assert cli("run", "notes.py", "docs", *notes, "--journal", "runs.db", "--on-change", "new").code == 0
+
+    assert ran_batch("--against", "previous").code == 0
+
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "3 documents in both" in page.partition('<section id="comparison">')[2]
+    ran_batch()
+    assert '<section id="comparison">' not in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_document_stands_against_nothing(ran_batch):
+    """Two questions at once get no half answer."""
+    ran = ran_batch("--against", "previous", "--document", "b.md")
+
+    assert ran.code == 2
+    assert "--against compares batches" in ran.err

@@ -17,7 +17,21 @@ from tests.house.pages import PAGES, ROOT, name_of, without_code
 _SKIPPED = re.compile(r"<!-- skip: (?P<reason>\S.+) -->\s*\Z")
 _PRINTS = re.compile(r"<!-- prints -->\s*\Z")
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_COMMANDS = ("run", "resume", "retry", "estimate", "check", "graph", "batches", "show", "doctor", "prune", "diff")
+_COMMANDS = (
+    "run",
+    "resume",
+    "retry",
+    "estimate",
+    "check",
+    "graph",
+    "batches",
+    "show",
+    "doctor",
+    "prune",
+    "diff",
+    "watch",
+    "serve",
+)
 _TWO_SENTENCES = re.compile(r"[a-z`)”][.!?] +[A-Z“`][^|]*$", re.MULTILINE)
 
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,8 @@ from tests.house.pages import ROOT, headings
 NAMES = [name for name in pipeline_engine.__all__ if name != "__version__"]
 
 
-def imported_for_type_checkers():
-    tree = ast.parse((ROOT / "pipeline_engine" / "__init__.py").read_text(encoding="utf-8"))
+def imported_for_type_checkers(package=pipeline_engine):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     [block] = [
         statement
         for statement in tree.body
@@ -35,6 +36,14 @@ def test_the_list_of_names_is_sorted_and_complete():
     assert sorted(pipeline_engine._ROOM_OF) == NAMES
 
 
+def test_the_test_kit_keeps_the_same_rules():
+    """It is the second door of the house, and loads its names as lazily."""
+    from pipeline_engine import testing
+
+    assert sorted(imported_for_type_checkers(testing)) == testing.__all__ == sorted(testing._ROOM_OF) == dir(testing)
+    assert all(inspect.getdoc(getattr(testing, name)) for name in testing.__all__)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_can_be_imported_and_says_what_it_is(name):
     """`help(name)` is the documentation that is always at hand."""
@@ -49,7 +58,7 @@ def test_each_name_has_its_heading_in_the_reference():
     found = [re.fullmatch(r"`(\w+)`", heading) for heading in headings(ROOT / "docs/reference/api.md")]
     described = [match[1] for match in found if match]
 
-    assert sorted(described) == sorted([*NAMES, *names_for_tests()])
+    assert sorted(described) == sorted({*NAMES, *names_for_tests()})
 
 
 def names_for_tests():
@@ -66,12 +75,16 @@ MADE_BY_THE_ENGINE = {
     "InTurn",
     "PipelineEngineError",
     "Plan",
+    "Present",
     "Problem",
     "RunResult",
+    "Simulation",
     "Step",
     "StepContext",
     "StreamingModel",
+    "Sweep",
     "Trace",
+    "WhatIf",
 }
 
 

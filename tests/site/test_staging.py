@@ -49,14 +49,14 @@ def test_a_folder_lists_its_programs_each_with_what_it_is_for(staged):
 
 
 def test_every_public_name_has_its_docstring_on_the_site():
-    """A name that is missing here is one that nobody can look up."""
+    """A name that is missing here is one that nobody can look up. What the kit has as well stands with the kit."""
     shown = [(group.module, name) for group in groups() for name in group.names]
 
     assert sorted(shown) == sorted(
         (module.__name__, name)
         for module in (pipeline_engine, resilience, testing)
         for name in module.__all__
-        if name != "__version__"
+        if name != "__version__" and not (module is pipeline_engine and name in testing.__all__)
     )
 
 
