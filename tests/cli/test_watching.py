@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -57,14 +57,23 @@ def another(folder):
         process.stdout.close()
 
 
+@contextmanager
 def command(folder, *argv, **options):
-    return subprocess.Popen(
+    """Start a command, and end it whatever happens: a test that fails must not wait for it for ever."""
+    with subprocess.Popen(
         [sys.executable, "-m", "pipeline_engine", *map(str, argv)],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
+        # Tests that were started in the background may have been made deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def test_a_batch_that_another_process_runs_is_watched_to_its_end(folder, another):
