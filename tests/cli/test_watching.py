@@ -65,8 +65,6 @@ def command(folder, *argv, **options):
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
-        # Tests that were started in the background may have been made deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     ) as process:
         try:
