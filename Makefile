@@ -40,7 +40,7 @@ check: $(VENV)/test.stamp  ## Lint, types and layers
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold: lint, types, layers, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 browser: $(VENV)/test.stamp  ## Use the report in a real browser; that needs Chromium and Node.js
 	$(BIN)/python -m tests.browser

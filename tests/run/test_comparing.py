@@ -112,7 +112,8 @@ def test_a_batch_that_has_not_come_to_its_end_is_said_to_have_not():
     """Somebody compares while the second one still runs, and takes half of it for the whole."""
     journal = MemoryJournal()
     first = run(1, journal)
-    with iter_batch(pipeline_of(1), DOCUMENTS, models={"fast": ScriptedModel({"*": "x"})}, journal=journal) as results:
+    model = ScriptedModel({"*": "x"}, latency=lambda step: 0.0 if step.document == DOCUMENTS[0].key else 3600.0)
+    with iter_batch(pipeline_of(1), DOCUMENTS, models={"fast": model}, journal=journal) as results:
         next(results)
 
     notes = compare("previous", "last", journal=journal).notes
