@@ -48,6 +48,8 @@ def report(arguments: Namespace) -> int:
             page = _of_document(reader, batch, arguments.document)
             what = f"document {page.document}"
         if arguments.against is not None:
+            if arguments.against != "previous" and reader.batch(arguments.against).batch == batch.batch:
+                raise CommandError(f"batch {batch.batch} cannot stand against itself. Name another one, or previous.")
             comparison = compare(arguments.against, batch.batch, journal=arguments.journal)
     write_page(page, out, what_if=arguments.what_if, comparison=comparison)
     print(one_line(f"report: {out} ({what})"))

@@ -38,7 +38,9 @@ def perform(arguments: Namespace) -> int:
         JournalError: If the journal that is learnt from cannot be read.
     """
     plan = compile_pipeline(load_pipeline(arguments.pipeline))
-    learnt = None if arguments.learn is None else _learnt(arguments.learn, arguments.batch)
+    if arguments.batch is not None and arguments.learn is None:
+        raise CommandError("--batch names a batch of a journal. Say which one: --learn PATH.")
+    learnt = None if arguments.learn is None else _learnt(arguments.learn, arguments.batch or "last")
     capacities = arguments.capacity
     if arguments.plot and len(capacities) == 1:
         raise CommandError("--plot draws a sweep. Give several capacities, such as --capacity 8,16,32,64.")

@@ -69,7 +69,7 @@ def add_simulate_command(
     _add_named(calls, "--items", "COUNT", "items of a mapped step (default 5)")
     _add_named(calls, "--branches", "SHARE", "the share of documents in which a step's when= says yes (default 1)")
     calls.add_argument("--learn", metavar="PATH|ADDRESS", help="as they were in a journal")
-    calls.add_argument("--batch", metavar="BATCH", default="last", help="in which of its batches (default: the last)")
+    calls.add_argument("--batch", metavar="BATCH", help="in which of its batches (default: the last)")
     calls.add_argument(
         "--seed", metavar="N", type=int, default=0, help="another one makes other calls of the same kind"
     )

@@ -68,9 +68,17 @@ class BatchBounds:
         return self.bounds[0].seconds / self.makespan if self.bounds and self.makespan > 0 else 0.0
 
     def gain_without(self, kind: BoundKind) -> float:
-        """Return the part of the makespan, from 0 to 1, that can be saved at most by lifting the bounds of a kind."""
+        """Return the part of the makespan, from 0 to 1, that can be saved at most by lifting the bounds of a kind.
+
+        Nobody waits for slots but while all of them are taken, and that is no longer than their bound: all attempts
+        on all of them. The same holds for a model's concurrency.
+        """
+        if self.makespan <= 0:
+            return 0.0
         left = max((bound.seconds for bound in self.bounds if bound.kind != kind), default=0.0)
-        return max(0.0, 1 - left / self.makespan) if self.makespan > 0 else 0.0
+        lifted = [bound.seconds for bound in self.bounds if bound.kind == kind]
+        most = sum(lifted) if lifted and kind in ("slots", "concurrency") else self.makespan
+        return max(0.0, min(self.makespan - left, most) / self.makespan)
 
 
 @dataclass(slots=True)

@@ -28,7 +28,8 @@ def learn(recorded: Recorded, *, batch: str = "last") -> dict[str, StepAssumptio
     """Return for each step of recorded runs what its attempts were like: seconds, tokens, failures, items, branches.
 
     Attempts whose reply came from a journal or from an equal call say nothing, and neither do those that were
-    refused for rate or cancelled. It takes time linear in the runs, and memory that does not grow with them.
+    refused for rate or cancelled. A step of which nothing is told, because it was restored throughout or never got its
+    turn, is left out. It takes time linear in the runs, and memory that does not grow with them.
 
     Args:
         recorded: A result or trace of a run or a batch, several traces, or a journal.
@@ -63,7 +64,7 @@ def learn(recorded: Recorded, *, batch: str = "last") -> dict[str, StepAssumptio
             for acceptance in by_model.values():
                 lessons[step].accepted += acceptance.accepted
                 lessons[step].judged += acceptance.judged
-    return {step: learnt.result() for step, learnt in lessons.items()}
+    return {step: learnt.result() for step, learnt in lessons.items() if learnt.tells_something}
 
 
 class _Sample:
@@ -80,6 +81,10 @@ class _Sample:
             self._values.append(value)
         elif (place := self._dice.randrange(self._count)) < _MAX_SAMPLES:
             self._values[place] = value
+
+    @property
+    def is_zero(self) -> bool:
+        return bool(self._values) and not any(self._values)
 
     def distribution(self) -> Distribution | None:
         return Empirical(self._values) if self._values else None
@@ -108,6 +113,7 @@ class _Lessons:
         if span.ready_at is None or span.is_mapped or span.origin != "executed":
             return
         self._counts["wanted"] += 1
+        self._counts["attempts"] += span.attempts  # one that took no time has no segment
         answered = [segment for segment in span.segments if segment.kind == "attempt"]
         for segment in answered:
             self._counts["answered"] += 1
@@ -123,6 +129,12 @@ class _Lessons:
                 self._counts["failed"] += 1
                 self._counts["permanent"] += segment.fault is not None and not segment.fault.is_transient
                 self._failed_latency.add(segment.duration)
+
+    @property
+    def tells_something(self) -> bool:
+        """Whether there was an attempt, or a reason for none: its `when=` said no, or its list was empty."""
+        counts = self._counts
+        return bool(counts["attempts"] or counts["unwanted"] or self._items.is_zero)
 
     def result(self) -> StepAssumptions:
         counts = self._counts

@@ -207,6 +207,8 @@ class Simulation:
 
 
 def _rate(per_second: float) -> str:
+    if per_second >= 1000:
+        return f"{count_text(round(per_second))} documents per second"
     if per_second >= 1 or not per_second:
         return f"{per_second:.3g} documents per second"
     return f"{60 * per_second:.3g} documents per minute"

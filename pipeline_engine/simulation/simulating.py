@@ -130,7 +130,8 @@ def simulate(
         branches: The share of documents in which a step's `when=` says yes.
         accepted: The share of outputs that a cascade's `accept=` takes.
         like: Runs that have happened, whose calls these are like: a result or trace of a run or a batch, several
-            traces, a journal, or what `learn` has returned. What is said by name goes before it.
+            traces, a journal, or what `learn` has returned. What is said by name goes before it; a step of which
+            it tells nothing is as if it were not given.
         models: The models that roles are bound to, for their prices, limits and timeouts. None needs a key.
         limits: What models bear; one for each, or by roles or models.
         capacity: How many attempts may be in flight at once; several numbers make a sweep.
@@ -142,7 +143,8 @@ def simulate(
 
     Raises:
         PlanError: If the pipeline cannot be compiled, or models are given for roles that it does not have.
-        ValueError: If a name is that of nothing in the pipeline, or a figure makes no sense.
+        ValueError: If a name is that of nothing in the pipeline, a figure makes no sense, or `like` tells nothing of
+            any of its steps.
         JournalError: If `like` is a journal that cannot be read.
 
     Example:
@@ -158,11 +160,12 @@ def simulate(
     _check_count("documents", documents)
     if arrivals is not None and not (isfinite(arrivals) and arrivals > 0):
         raise ValueError(f"arrivals={arrivals!r}: it is a positive number of documents per second.")
-    learnt = like if isinstance(like, Mapping) else {} if like is None else learn(like)
+    plan = compile_pipeline(dag)
+    learnt = {} if like is None else _learnt(like, plan)
     said = Assumptions(latency, tokens, failures, items, branches, accepted, learnt)
     run = partial(
         _simulate,
-        compile_pipeline(dag),
+        plan,
         documents,
         said=said,
         models=models,
@@ -178,6 +181,22 @@ def simulate(
     if not capacity:
         raise ValueError("capacity=[]: a sweep needs at least one number.")
     return Sweep(tuple(run(slots) for slots in sorted(set(capacity))))
+
+
+def _learnt(like: Recorded | Mapping[str, StepAssumptions], plan: Plan) -> Mapping[str, StepAssumptions]:
+    learnt = like if isinstance(like, Mapping) else learn(like)
+    if not any(step.name in learnt for step in plan.steps):
+        # Figures of nobody's would look like measured ones.
+        known = (
+            f"only of {', '.join(sorted(learnt))}"
+            if learnt
+            else "of none: all came from a journal, or the runs were pruned"
+        )
+        raise ValueError(
+            f"like= tells nothing of any step of pipeline {plan.name!r}; it tells {known}. "
+            "Name a batch in which this pipeline has called its models, or say what calls are like."
+        )
+    return learnt
 
 
 def _check_count(name: str, value: object) -> None:

@@ -114,6 +114,14 @@ def test_a_batch_may_stand_against_an_earlier_one(ran_batch, cli, notes, folder)
     assert '<section id="comparison">' not in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_batch_does_not_stand_against_itself(ran_batch):
+    """It would be found equal, and somebody would believe it."""
+    ran = ran_batch("--against", "last")
+
+    assert ran.code == 2
+    assert "cannot stand against itself" in ran.err
+
+
 def test_a_document_stands_against_nothing(ran_batch):
     """Two questions at once get no half answer."""
     ran = ran_batch("--against", "previous", "--document", "b.md")

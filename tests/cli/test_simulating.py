@@ -88,6 +88,7 @@ def test_calls_are_as_they_were_in_a_journal(cli, article, write, tmp_path):
         (["--capacity", "8,x"], "'x' is not a whole number of 1 or more."),
         (["--plot", "x.svg"], "--plot draws a sweep. Give several capacities"),
         (["--learn", "nowhere.db"], "nowhere.db"),
+        (["--batch", "last"], "--batch names a batch of a journal. Say which one: --learn PATH."),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(cli, article, options, said):

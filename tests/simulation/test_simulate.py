@@ -15,6 +15,7 @@ from pipeline_engine import (
     Budget,
     Hedge,
     Limits,
+    MemoryJournal,
     Model,
     Pipeline,
     PlanError,
@@ -411,6 +412,49 @@ def test_calls_are_as_they_were_in_recorded_runs():
     assert simulation.makespan == pytest.approx(batch.elapsed, rel=0.05)
 
 
+def test_a_step_whose_outputs_were_all_restored_is_not_taken_for_one_without_latency():
+    """After a prompt was edited, the last batch has called one step of two; the other one still takes its time."""
+    real = Pipeline("article", inputs={"document": str})
+    real.llm("fast", str, name="title")(lambda document: document)
+    journal = MemoryJournal()
+    documents = [{"document": str(number)} for number in range(10)]
+    models = {"fast": ScriptedModel({"*": "fine"}, latency=3.0)}
+    with virtual_time():
+        run_batch(real, documents, models=models, journal=journal)
+        real.llm("fast", str, name="summary")(lambda title: f"Summarise {title}")
+        second = run_batch(real, documents, models=models, journal=journal)
+
+    assert list(learn(second)) == ["summary"]
+    assert simulate(real, 10, like=second, latency={"title": 2}, capacity=100).makespan == 5.0
+
+
+def test_a_step_that_had_nothing_to_do_is_learnt_as_such():
+    """A branch that was never taken and a list that was always empty are figures, not gaps."""
+    real = Pipeline("parts", inputs={"document": str, "parts": list[str]})
+    real.llm("fast", str, name="title")(lambda document: document)
+    real.llm("fast", str, name="reply", when=lambda title: False)(lambda title: title)
+    real.llm("fast", str, name="notes", each="parts")(lambda part: part)
+    model = ScriptedModel({"*": "fine"}, latency=3.0)
+    with virtual_time():
+        batch = run_batch(real, [{"document": "x", "parts": []}], models={"fast": model})
+
+    assert learn(batch)["reply"].branch == 0.0
+    assert simulate(real, 10, like=batch, capacity=100).attempts == 10
+
+
+def test_runs_of_another_pipeline_teach_nothing(pipeline):
+    """The last batch of a shared journal may be somebody else's; figures of nobody's would look like measured ones."""
+    other = Pipeline("other", inputs={"document": str})
+    other.llm("fast", str, name="gist")(lambda document: document)
+    with virtual_time():
+        batch = run_batch(other, [{"document": "x"}], models={"fast": ScriptedModel({"*": "fine"})})
+
+    with pytest.raises(ValueError, match=r"nothing of any step of pipeline 'article'; it tells only of gist\."):
+        simulate(pipeline, 10, like=batch)
+    with pytest.raises(ValueError, match=r"it tells of none: all came from a journal, or the runs were pruned\."):
+        simulate(pipeline, 10, like={})
+
+
 def test_vectors_are_asked_for_in_as_many_calls_as_they_were():
     """A journal tells calls, and each holds up to a hundred texts."""
     real = Pipeline("vectors", inputs={"document": str})
@@ -446,6 +490,11 @@ def test_failures_branches_items_and_tokens_are_learnt(pipeline):
 
     assert simulation.counts["partial" if "partial" in simulation.counts else "failed"] > 50
     assert simulation.usage.input_tokens == pytest.approx(15_000, rel=0.1)
+
+
+def test_thousands_of_documents_per_second_are_said_as_a_number(pipeline):
+    """Function steps and offline models take milliseconds; nobody reads 4.71e+03."""
+    assert "5,000 documents per second" in str(simulate(pipeline, 10, latency=0.001, capacity=100))
 
 
 # From anywhere, and mistakes
