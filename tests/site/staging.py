@@ -20,7 +20,7 @@ _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(?=[)#])")
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _ENTRY = re.compile(r"^(?:-|\d+\.) \[([^\]]+)\]\(([^)]+)\)(.*)$", re.MULTILINE)
-_COPIED = {".ipynb"}
+_COPIED = {".ipynb", ".png"}
 
 
 class Entry(NamedTuple):
