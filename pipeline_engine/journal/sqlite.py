@@ -16,6 +16,7 @@ import os
 import sqlite3
 import stat
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +107,8 @@ class SqliteStore(Store):
         self._has_warned = False
         if path is None:
             self._connection = connect(":memory:")
+            # It goes when nobody holds it any more; Python 3.13 warns of a connection that nobody has closed.
+            weakref.finalize(self, self._connection.close)
             _run(self._connection, 0, migrations)
             return
         try:

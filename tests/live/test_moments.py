@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -29,7 +30,8 @@ def change(path, sql, *parameters):
 def running(path, *, pid, birth=0, beat=7, worker="w", progress=None, told_at=NOW):
     """Make the batch one that goes on, with a process that has told its progress."""
     change(path, "update batches set state = 'open', ended_at = null")
-    place = sqlite3.connect(path).execute("select place from workers").fetchone()[0]
+    with closing(sqlite3.connect(path)) as connection:
+        place = connection.execute("select place from workers").fetchone()[0]
     change(path, "insert into workers values(?, ?, ?, ?, 0, ?, 1)", worker, place, pid, birth, beat)
     if progress is not None:
         told = json.dumps(progress.to_json()).encode()
