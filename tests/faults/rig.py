@@ -140,7 +140,7 @@ class Rig:
         self._caplog = caplog
         self._folder = folder
         self._heard: list[Provider | Proxy] = []
-        caplog.set_level(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger="pipeline_engine")
 
     def __repr__(self) -> str:
         return "<Rig>"

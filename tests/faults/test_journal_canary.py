@@ -115,7 +115,7 @@ UNREACHABLE = {
 @pytest.mark.parametrize("name", UNREACHABLE)
 async def test_a_database_that_cannot_be_reached_does_not_show_its_password(caplog, name):
     """The address goes into the message, and the message into a ticket; its traceback has every frame's variables."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="pipeline_engine")
     place = PostgresJournal(UNREACHABLE[name])
     raised = None
     try:
